@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import datasets
@@ -376,7 +377,7 @@ def test_paths_begin_at_home(teacher_folder: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
     (home / "teacher").symlink_to(teacher_folder / "teacher")
-    (home / "my.py").write_text(PLUGIN.replace("jsd", "jsd_at_home"))
+    (home / "my.py").write_text(PLUGIN.replace("jensen_shannon", "js_at_home"))
     for name in ("train", "dev"):
         (home / f"{name}.csv").symlink_to(teacher_folder / f"{name}.csv")
     assert api.evaluate("~/teacher", dev="~/dev.csv", quiet=True).scores["dev"]
@@ -484,7 +485,7 @@ def test_a_split_to_evaluate_on_is_enough_to_evaluate(teacher_folder: Path) -> N
 
 def test_one_needs_no_list_and_none_is_the_default(teacher_folder: Path, tmp_path: Path) -> None:
     path, teacher, out = tmp_path / "my.py", teacher_folder / "teacher", tmp_path / "out"
-    path.write_text(PLUGIN.replace("jsd", "jsd_alone").replace("softer", "alone"))
+    path.write_text(PLUGIN.replace("jensen_shannon", "js_alone").replace("softer", "alone"))
     for plugins in (str(path), path):
         assert "alone" in {row.method for row in api.methods(plugins=plugins)}
     with Inputs() as inputs:
@@ -552,34 +553,24 @@ def test_epochs_of_distill_are_those_of_each_stage(teacher_folder: Path, tmp_pat
 
 # --------------------------------------------------------------------------------------------------------- plug-ins
 
-PLUGIN = '''
-"""Jensen-Shannon divergence of the two predicted distributions."""
-
-from typing import Literal
-
-from tutelage import Comparison, Copied, HardLabels, Recipe, Stage, Term
-
-
-class JSD(Term):
-    column = "predictions"
-    on_logits = True
-
-    kind: Literal["jsd"] = "jsd"
-    temperature: float = 1.0
-
-    def value(self, x: Comparison):
-        import torch.nn.functional as F
-
-        ours, theirs = ((signals.logits / self.temperature).softmax(-1) for signals in (x.student, x.teacher))
-        middle = (ours + theirs).log() - 0.6931471805599453
-        parts = [F.kl_div(middle, one, reduction="none").sum(-1) for one in (ours, theirs)]
-        return (parts[0] + parts[1]).mean() / 2
+BLOCKS = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```python\n")[1:]
+IMPORTS, FORMULA, TERM = (
+    next(dedent(block.split("```")[0]) for block in BLOCKS if name in block)
+    for name in ("from tutelage.fields", "def jensen_shannon", "class JensenShannon")
+)
+METHOD = """
+from tutelage import Copied, HardLabels, Recipe, Stage
 
 
 def softer(temperature: float = 2.0) -> Recipe:
-    stage = Stage(name="distill", objective=[JSD(temperature=temperature), HardLabels(weight=0.5)], epochs=3, lr=1e-3)
+    objective = [JensenShannon(temperature=temperature), HardLabels(weight=0.5)]
+    stage = Stage(name="distill", objective=objective, epochs=3, lr=1e-3)
     return Recipe(method="softer", title="JSD", paper="none", student=Copied(choose="first"), stages=[stage])
-'''
+"""
+# As the page says: the formula and the term in one file.
+PLUGIN = (
+    IMPORTS + FORMULA + TERM.replace("from tutelage.objectives import losses\n", "").replace("losses.", "") + METHOD
+)
 
 
 @pytest.mark.slow
@@ -591,10 +582,10 @@ def test_a_plug_in_through_the_command_line(teacher_folder: Path, tmp_path: Path
     assert code == 0 and "softer" in {row["method"] for row in json.loads(out)}
     common = ["--teacher", teacher_folder / "teacher", "--train", teacher_folder / "train.csv", "--student", "layers=2"]
     common += ["--dev", teacher_folder / "dev.csv", "--set", "stages.*.max_steps=6", "--no-baseline", "--json"]
-    words = ["distill", *common, "--method", "softer", "--plugin", path, "--set", "jsd.temperature=3"]
+    words = ["distill", *common, "--method", "softer", "--plugin", path, "--set", "jensen_shannon.temperature=3"]
     code, out, error = invoke(*words, "--out", tmp_path / "a")
     assert code == 0, error
-    losses = [value for _, value in json.loads(out)["stages"][0]["losses"]["jsd"]]
+    losses = [value for _, value in json.loads(out)["stages"][0]["losses"]["jensen_shannon"]]
     assert all(0 < value < 1 for value in losses)
     assert from_yaml(tmp_path / "a" / "config.yaml").recipe.student == Copied(layers=2, choose="first")
     code, again, error = invoke(*words, "--out", tmp_path / "a", "--resume")
@@ -602,7 +593,7 @@ def test_a_plug_in_through_the_command_line(teacher_folder: Path, tmp_path: Path
 
     repeat = ["run", str(tmp_path / "a" / "config.yaml"), "--set", f"out={tmp_path / 'b'}", "--json"]
     code, error = in_process(command, repeat)
-    assert code == 2 and "there is no term 'jsd'" in error and "--plugin FILE" in error
+    assert code == 2 and "there is no term 'jensen_shannon'" in error and "--plugin FILE" in error
     assert len(error.strip().splitlines()) == 1 and not (tmp_path / "b").exists()
     repeat += ["--plugin", str(path)]
     assert in_process(command, repeat, 1) == KILLED
@@ -768,7 +759,7 @@ def test_commands_that_meet_parts_of_plug_ins_read_them(function: Any) -> None:
         (STUDENT.replace('"bottom"', '"copied"'), "the init 'copied' already exists"),
         ("import nothing_of_this_name", "cannot be run (ModuleNotFoundError"),
         ("def f(:", "cannot be run (SyntaxError"),
-        (PLUGIN.replace('"jsd"', '"soft_labels"'), "the kind 'soft_labels' already exists"),
+        (PLUGIN.replace('"jensen_shannon"', '"soft_labels"'), "the kind 'soft_labels' already exists"),
         (PLUGIN.replace("softer(", "kd("), "the plug-in's method 'kd' already exists"),
         (None, "cannot be read (No such file or directory)"),
     ],
@@ -783,9 +774,9 @@ def test_plug_ins_that_cannot_be_used(text: str | None, message: str, tmp_path: 
 
 def test_terms_and_methods_as_objects(teacher_folder: Path, tmp_path: Path) -> None:
     names: dict[str, Any] = {"__name__": "notebook"}
-    exec(compile(PLUGIN.replace("jsd", "jsd_here"), "notebook", "exec", dont_inherit=True), names)
+    exec(compile(PLUGIN.replace("jensen_shannon", "js_here"), "notebook", "exec", dont_inherit=True), names)
     result = distilled(teacher_folder, tmp_path / "a", method=names["softer"])
-    assert "jsd_here" in result.report["stages"][0]["losses"]
+    assert "js_here" in result.report["stages"][0]["losses"]
     write_csv(tmp_path / "train.csv", 40, 1)
     recipe = names["softer"](temperature=4)
     result = distilled(teacher_folder, tmp_path / "b", method=recipe, train=tmp_path / "train.csv")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -215,10 +215,17 @@ def test_every_term_is_zero_for_a_student_that_is_its_teacher(batch) -> None:
         assert all(p.grad is None or p.grad.abs().max() < 1e-5 for p in student.parameters()), term.kind
 
 
-@pytest.mark.parametrize("family", ["bert", "mpnet", "deberta-v2", "gpt2"])
-def test_relations_of_queries_to_keys_compare_the_models_attention(family: str, batch) -> None:
+@pytest.mark.parametrize(
+    ("family", "how"),
+    [(name, {}) for name in ("bert", "mpnet", "megatron-bert", "deberta-v2", "gpt2")]
+    + [(name, {"is_decoder": True}) for name in ("bert", "megatron-bert")],
+)
+def test_relations_of_queries_to_keys_compare_the_models_attention(family: str, how: dict[str, Any], batch) -> None:
     """The attention that the models themselves give: with padding, scaling, relative positions, and no later tokens."""
-    teacher, student = tiny_model(family, spread=10.0), tiny_model(family, seed=1, spread=10.0, layers=2, hidden=16)
+    teacher, student = (
+        tiny_model(family, spread=10.0, **how),
+        tiny_model(family, seed=1, spread=10.0, layers=2, hidden=16, **how),
+    )
     found = value_of(Relations(of=("queries-keys",), relation_heads="own"), student, teacher, batch)
     maps = []
     for model in (teacher, student):

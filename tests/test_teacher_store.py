@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import assert_alike, tiny_model, write_csv
-from processes import in_process, run_of
+from conftest import assert_alike, examples, tiny_model, write_csv
+from processes import KILLED, in_process, in_processes, run_of
 from safetensors.torch import load_file
 from test_common import ON_TEAMS, ROWS, config_for, rows, small
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tutelage import api, cli
 from tutelage.data.config import DataConfig
+from tutelage.data.examples import Rows, encode
 from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.store import writing
 from tutelage.knowledge.store.reading import Store
+from tutelage.knowledge.store.scheme import Scheme
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.predictions import SoftLabels
 from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.run import stores as stores_of_runs
 from tutelage.run.run import run
+from tutelage.run.workspace import new_accelerator
 from tutelage.students.specs import Copied, Fresh
 from tutelage.teachers.knowledge import Knowledge
 from tutelage.teachers.source import Source
+from tutelage.teachers.teacher import predict
 
 
 @pytest.fixture
@@ -364,3 +374,54 @@ def test_the_teacher_is_absent_from_memory(tmp_path: Path, tokenizer, stores: Pa
     # It was lower by 104 to 110 % of the size. The peak of one and the same process is up to 6 MB higher one time than
     # another, by what allocator and libraries take, which is 6 % here; a teacher that is loaded all the same leaves 0 %.
     assert peaks["live"] - peaks["stored"] >= 0.8 * size
+
+
+def written(root: Path, out: Path, dies: bool = False) -> int:
+    """Write a store of all hidden states in shards of 60 examples: of how many examples this process wrote. ``dies`` in its
+    second shard."""
+    writing.SHARD_EXAMPLES, asked, write_shard = 60, 0, writing._write_shard
+
+    def counted(path: Path, scheme: Scheme, shard: Rows, *others: Any) -> int:
+        nonlocal asked
+        if dies and asked:
+            os.kill(os.getpid(), signal.SIGKILL)
+        asked += len(shard)
+        return write_shard(path, scheme, shard, *others)
+
+    writing._write_shard = counted
+    stores_of_runs.write(config_for("minimum_knowledge", root, out, baseline=False), whole=True, quiet=True)
+    return asked
+
+
+def test_processes_write_a_store_together(teacher_folder: Path, tmp_path: Path) -> None:
+    """Byte for byte that of one process, also where another number of them goes on after a kill."""
+
+    def files(name: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.bin")}
+
+    assert in_processes(1, written, teacher_folder, tmp_path / "one") == [400]
+    assert in_processes(2, written, teacher_folder, tmp_path / "two") == [220, 180]
+    assert in_processes(2, written, teacher_folder, tmp_path / "cut", True) == [KILLED, KILLED]
+    assert not (tmp_path / "cut").exists()
+    assert in_processes(1, written, teacher_folder, tmp_path / "cut") == [280]
+    assert len(files("one")) == 8
+    assert files("one") == files("two") == files("cut")
+
+
+def answers(root: Path, divided: bool) -> tuple[int, list[list[float]]]:
+    """A model's answers for texts of many lengths, and how many of them this process computed."""
+    texts = encode(examples(41, 3), AutoTokenizer.from_pretrained(root / "teacher"), 32)
+    model, computed = AutoModelForSequenceClassification.from_pretrained(root / "teacher"), []
+    found = predict(model, texts, new_accelerator("no"), computed.append, divided=divided)
+    return sum(computed), found.tolist()
+
+
+def test_processes_divide_a_teachers_answers(teacher_folder: Path) -> None:
+    ((whole, known),) = in_processes(1, answers, teacher_folder, True)
+    assert whole == 41
+    for divided, counts in ((True, [21, 20]), (False, [41, 41])):
+        found = in_processes(2, answers, teacher_folder, divided)
+        assert [count for count, _ in found] == counts
+        for _, ours in found:
+            assert np.allclose(ours, known, rtol=0, atol=1e-5)  # padded to other lengths
+        assert found[0][1] == found[1][1]

@@ -27,6 +27,7 @@ from transformers import (
     BertModel,
     DistilBertForMaskedLM,
     GPT2LMHeadModel,
+    MegatronBertForMaskedLM,
     PreTrainedModel,
     RobertaForMaskedLM,
     XLMRobertaXLForMaskedLM,
@@ -60,6 +61,7 @@ LANGUAGE = {
     "distilbert": DistilBertForMaskedLM,
     "gpt2": GPT2LMHeadModel,
     "xlm-roberta-xl": XLMRobertaXLForMaskedLM,
+    "megatron-bert": MegatronBertForMaskedLM,
 }
 
 

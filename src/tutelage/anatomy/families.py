@@ -80,8 +80,9 @@ class Family:
     bias: str | None = None
     """What such a module adds to the scaled products of query and key: the name of an argument of its ``forward``, or of the
     method that computes it."""
-    multiplies_mask: bool = False
-    """The code multiplies by the mask as it is given, and looks for padding among the ids where there is none (DeBERTa)."""
+    mask: Literal["none", "given", "square"] = "none"
+    """The attention mask with which the code reads no values of its inputs, so that a model without weights can be counted: none,
+    that of the texts (DeBERTa, which looks for padding among the ids where there is none), or one of queries by keys (GPT-2)."""
     after_first: str | None = None
     """The module whose output replaces that of the first layer, if the model has it (DeBERTa's convolution)."""
     derived: str | None = None
@@ -129,6 +130,19 @@ FAMILIES: dict[str, Family] = {
             "neurons_fixed": "its layers start with a norm",
         }
     ),
+    "megatron-bert": Family(
+        **{
+            **vars(_BERT),
+            "embedding_sum": "embeddings.dropout",
+            "attention_norm": "attention.ln",
+            "ffn_norm": "ln",
+            "final_norm": "encoder.ln",
+            "attention": "projections",
+            "attention_module": "attention.self",
+            "mask": "square",
+            "neurons_fixed": "its layers start with a norm",
+        }
+    ),
     "mpnet": Family(
         **{
             **vars(_ROBERTA),
@@ -161,7 +175,7 @@ FAMILIES: dict[str, Family] = {
             "attention": "projections",
             "attention_module": "attention.self",
             "bias": "disentangled_attention_bias",
-            "multiplies_mask": True,
+            "mask": "given",
             "after_first": "encoder.conv",
             **dict.fromkeys(
                 ("rigid", "heads_fixed"), "its queries and keys also meet embeddings of relative positions"
@@ -177,7 +191,7 @@ FAMILIES: dict[str, Family] = {
             "reads_pooler": False,
             "decoder": False,
             "attention": None,
-            "multiplies_mask": True,
+            "mask": "given",
             **dict.fromkeys(
                 ("rigid", "heads_fixed"), "its queries and keys also meet embeddings of relative positions"
             ),
@@ -304,6 +318,7 @@ FAMILIES: dict[str, Family] = {
         heads="n_head",
         intermediate="n_inner",
         causal=True,
+        mask="square",
         neurons_fixed="its queries, keys and values are one matrix",
     ),
     "bilstm": Family(

@@ -183,7 +183,7 @@ class Tap:
         self._signals.pooled = output
 
     def _see_eager(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None) -> None:
-        self._see_attention(query, key, value, scaling, causal=False)
+        self._see_attention(query, key, value, scaling, anatomy.is_causal(self.model.config))
         if bias is not None and self._attention_calls in self.needs.attention:
             self._signals.biases[self._attention_calls] = bias
 

@@ -41,7 +41,11 @@ DIRECT_UP_TO = 128
 """Longest input for which attention scores are compared map against map (see :func:`attention_score_mse`)."""
 
 
-def _mean(total: Tensor, count: Count, default: Tensor | float) -> Tensor:
+def mean_over(total: Tensor, count: Count, default: Tensor | float) -> Tensor:
+    """A sum over the batch, divided by the total of the whole optimiser step; where that is not given, by the batch's own.
+
+    Shapes: ``total``, counts: scalars; a count below 1 is 1.
+    """
     divisor = default if count is None else count
     return total / (divisor.clamp(min=1) if isinstance(divisor, Tensor) else max(divisor, 1))
 
@@ -52,7 +56,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, count: Count = None) -> Tensor
     Shapes: logits ``(B, C)``, labels ``(B,)`` integer.
     """
     total = F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
-    return _mean(total, count, (labels >= 0).sum())
+    return mean_over(total, count, (labels >= 0).sum())
 
 
 def pseudo_label_cross_entropy(
@@ -64,7 +68,7 @@ def pseudo_label_cross_entropy(
     """
     chosen = torch.where(labels < 0, teacher.argmax(dim=-1), labels)
     each = F.cross_entropy(student.float(), chosen, reduction="none")
-    return _mean(each.sum() if weights is None else weights @ each, count, float(student.shape[0]))
+    return mean_over(each.sum() if weights is None else weights @ each, count, float(student.shape[0]))
 
 
 def squared_error(outputs: Tensor, labels: Tensor, count: Count = None) -> Tensor:
@@ -74,7 +78,7 @@ def squared_error(outputs: Tensor, labels: Tensor, count: Count = None) -> Tenso
     """
     known = ~labels.isnan()
     difference = torch.where(known, outputs.float().reshape(labels.shape) - labels.nan_to_num(), 0.0)
-    return _mean(difference.square().sum(), count, known.sum())
+    return mean_over(difference.square().sum(), count, known.sum())
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor, count: Count = None) -> Tensor:
@@ -84,7 +88,7 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor, count: Count = None) ->
     """
     known = ~labels.isnan().any(dim=1)
     losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
-    return _mean((losses.mean(dim=1) * known).sum(), count, known.sum())
+    return mean_over((losses.mean(dim=1) * known).sum(), count, known.sum())
 
 
 def soft_cross_entropy(
@@ -115,7 +119,7 @@ def soft_cross_entropy(
         total = total * temperature**2
     if reduction == "mean":
         total = total / student.shape[-1]
-    return _mean(total, count, float(student.shape[0]))
+    return mean_over(total, count, float(student.shape[0]))
 
 
 def soft_binary_cross_entropy(
@@ -129,7 +133,7 @@ def soft_binary_cross_entropy(
     p = t.sigmoid()
     kl = p * (F.logsigmoid(t) - F.logsigmoid(s)) + (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
     total = kl.mean(dim=-1).sum() * (temperature**2 if scale else 1.0)
-    return _mean(total, count, float(student.shape[0]))
+    return mean_over(total, count, float(student.shape[0]))
 
 
 def logits_mse(
@@ -146,7 +150,7 @@ def logits_mse(
     """
     squares = (student.float() - teacher.float()).square()
     total = squares.sum() if weights is None else weights @ squares.sum(dim=-1)
-    return _mean(total if reduction == "sum" else total / student.shape[-1], count, float(student.shape[0]))
+    return mean_over(total if reduction == "sum" else total / student.shape[-1], count, float(student.shape[0]))
 
 
 def vector_cosine(student: Tensor, teacher: Tensor, count: Count = None) -> Tensor:
@@ -155,7 +159,7 @@ def vector_cosine(student: Tensor, teacher: Tensor, count: Count = None) -> Tens
     Shapes: both ``(B, d)``.
     """
     cosines = F.cosine_similarity(student.float(), teacher.float(), dim=-1)
-    return _mean((1 - cosines).sum(), count, float(student.shape[0]))
+    return mean_over((1 - cosines).sum(), count, float(student.shape[0]))
 
 
 def similarity_matrix(
@@ -186,7 +190,7 @@ def similarity_matrix(
             seen_there = (difference * others[2].float()).sum()
             total = total + (factors[:, None] * difference).sum() + seen_there - seen_there.detach()
             texts += len(far)
-    return _mean(total / max(texts - 1, 1), count, float(len(ours)))
+    return mean_over(total / max(texts - 1, 1), count, float(len(ours)))
 
 
 def hidden_mse(
@@ -202,9 +206,9 @@ def hidden_mse(
     real = mask.unsqueeze(-1)
     squares = ((student.float() - teacher.float()) * real).square()
     if not relative:
-        return _mean(squares.sum() / student.shape[-1], count, mask.sum())
+        return mean_over(squares.sum() / student.shape[-1], count, mask.sum())
     share = _relative(squares.sum(dim=(1, 2)), (teacher.float() * real).square().sum(dim=(1, 2)))
-    return _mean((share * mask.sum(dim=1)).sum(), count, mask.sum())
+    return mean_over((share * mask.sum(dim=1)).sum(), count, mask.sum())
 
 
 def _relative(squares: Tensor, of: Tensor) -> Tensor:
@@ -227,7 +231,7 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor, count: Count =
     Shapes: both ``(B, n, d)``, mask ``(B, n)``; ``count`` is a number of tokens.
     """
     distance = 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
-    return _mean((distance * mask).sum(), count, mask.sum())
+    return mean_over((distance * mask).sum(), count, mask.sum())
 
 
 def patient_mse(student: Tensor, teacher: Tensor, *, normalize: bool = True, count: Count = None) -> Tensor:
@@ -241,7 +245,7 @@ def patient_mse(student: Tensor, teacher: Tensor, *, normalize: bool = True, cou
     s, t = student.float(), teacher.float()
     if normalize:
         s, t = F.normalize(s, dim=-1), F.normalize(t, dim=-1)
-    return _mean((s - t).square().sum(), count, float(student.shape[0]))
+    return mean_over((s - t).square().sum(), count, float(student.shape[0]))
 
 
 def attention_score_mse(
@@ -315,7 +319,7 @@ def attention_score_mse(
             squares = gram(torch.cat([qs, -qt], dim=-1), torch.cat([ks, kt], dim=-1))
             of = gram(qt, kt) if relative else squares
     total = (_relative(squares, of) * places).sum() if relative else squares.sum() / heads
-    return _mean(total, count, default.to(total.device))
+    return mean_over(total, count, default.to(total.device))
 
 
 COST_TOKENS = 256
@@ -339,7 +343,7 @@ def hidden_costs(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Ten
         ours, theirs = (torch.stack([layer[real] for layer in layers]) for layers in (student, teacher))
         blocks = zip(*(torch.split(one, COST_TOKENS, dim=1) for one in (ours, theirs)), strict=True)
         squares = torch.stack([_squared_distances(*block) for block in blocks]).sum(0)
-        return _mean(squares / ours.shape[-1], count, mask.sum())
+        return mean_over(squares / ours.shape[-1], count, mask.sum())
 
 
 @dataclass(frozen=True)
@@ -389,7 +393,7 @@ def attention_costs(
                 blocks = (scores.of(texts, rows).masked_fill(~seen[:, None], 0.0) for scores in (student, teacher))
                 squares.append(_squared_distances(*blocks))
         default = (n * (n + 1) / 2 if causal else n.square()).sum()
-        return _mean(torch.stack(squares).sum(0) / heads, count, default)
+        return mean_over(torch.stack(squares).sum(0) / heads, count, default)
 
 
 def _squared_distances(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -448,7 +452,7 @@ def relation_kl(
         total: Tensor = _RelationKL.apply(  # type: ignore[no-untyped-call]
             ours, our_keys, our_bias, theirs, their_keys, their_bias, mask, causal
         )
-    return _mean(total / ours.shape[1], count, mask.sum())
+    return mean_over(total / ours.shape[1], count, mask.sum())
 
 
 def _relation_heads(x: Tensor, heads: int | None) -> Tensor:

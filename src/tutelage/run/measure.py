@@ -59,7 +59,8 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
         models["baseline"] = run.baseline
     for who, model in models.items():
         logits[who] = {
-            name: workspace.predict(model, read.student, f"{who} on {name}") for name, read in run.dev.items()
+            name: workspace.predict(model, read.student, f"{who} on {name}", divided=True)
+            for name, read in run.dev.items()
         }
     if workspace.main:
         _keep_predictions(run, workspace.folder, {who: found[part] for who, found in logits.items() if part in found})

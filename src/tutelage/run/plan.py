@@ -97,12 +97,10 @@ def typical(encoded: Encoded, model: PreTrainedModel) -> Callable[[int], dict[st
     row = int(np.abs(lengths - lengths.mean()).argmin())
     inputs = {name: value.to(device) for name, value in padded(encoded, np.array([row])).items()}
     if device.type == "meta":
-        # transformers looks into a mask, or (GPT-2, DeBERTa) for padding where there is none; one of each pair is taken as it is.
-        family, mask = anatomy.family_of(model.config), inputs.pop("attention_mask")
-        if family.causal:
-            inputs["attention_mask"] = mask.bool()[:, None, None, :].expand(1, 1, mask.shape[1], -1)
-        elif family.multiplies_mask:
-            inputs["attention_mask"] = mask
+        given, mask = anatomy.family_of(model.config).mask, inputs.pop("attention_mask")
+        if given != "none":
+            square = mask.bool()[:, None, None, :].expand(1, 1, mask.shape[1], -1)
+            inputs["attention_mask"] = square if given == "square" else mask
     inputs = {name: value for name, value in anatomy.accepted(model, inputs).items() if name in inputs}
     return lambda count: {name: value.repeat_interleave(count, 0) for name, value in inputs.items()}
 

@@ -84,7 +84,7 @@ class TaskRun:
 
     def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False, read: ReadData = load_data) -> None:
         _check_settings(config)
-        self.bench, self.config, self.warnings = bench, config, list[str]()
+        self.bench, self.config, self.warnings, self._told_constant = bench, config, list[str](), False
         self._given = given = read(config.data)
         source = None
         if config.teacher is not None:
@@ -555,12 +555,14 @@ class TaskRun:
         )
 
     def score(self, model: PreTrainedModel) -> float:
-        logits = predict(model, self.selection.student, self.bench.accelerator, say=self.bench.display.say)
+        bench = self.bench
+        logits = predict(model, self.selection.student, bench.accelerator, say=bench.display.say, divided=True)
         score = self.kind.selection_score(self.data, logits, self.selection)
-        if self.kind.is_constant(logits):
+        if self.kind.is_constant(logits) and not self._told_constant:
+            self._told_constant = True
             metric = self.data.metrics[0]
             real = self.kind.scores(self.data, logits, self.selection)[metric]
-            self.bench.display.say(
+            bench.display.say(
                 f"constant answer: the validation split's texts all get the same one ({metric} {real:.4f}), which is scored 0"
             )
         return score

@@ -84,13 +84,13 @@ class RunTeacher:
             return LiveTeacher(self.source.model.to(device), needs, texts.teacher, self._bench.accelerator)
         return None
 
-    def _predicted(self, read: Encoded, name: str) -> Tensor:
-        """The teacher's logits on these texts.
+    def _predicted(self, read: Encoded, name: str, *, divided: bool = False) -> Tensor:
+        """The teacher's logits on these texts; ``divided`` as :meth:`Bench.predict`.
 
         Raises:
             TutelageError: if one is not finite, from which nobody could learn.
         """
-        logits = self._bench.predict(self.source.model, read, name)
+        logits = self._bench.predict(self.source.model, read, name, divided=divided)
         check_finite(logits, self.source.name)
         return logits
 
@@ -115,7 +115,7 @@ class RunTeacher:
             else:
                 texts = self._parts[part]
                 read = texts.teacher or texts.student
-                self.logits[part] = self._predicted(read, f"teacher on {part}")
+                self.logits[part] = self._predicted(read, f"teacher on {part}", divided=True)
         return self.logits[part]
 
     def confusion_on_train(self, data: Data, most: int) -> npt.NDArray[np.int64]:
@@ -141,7 +141,7 @@ class RunTeacher:
             self.logits |= self.knowledge.evaluation(store)
         for name, (_, encoded) in self.knowledge.dev.items():
             if name not in self.logits:
-                self.logits[name] = self._predicted(encoded, f"teacher on {name}")
+                self.logits[name] = self._predicted(encoded, f"teacher on {name}", divided=True)
 
     def keep(self, part: str, rows: Rows) -> None:
         """Keep only these rows of a part, after its texts were cut to them."""

@@ -98,9 +98,13 @@ class Bench:
     anyway: str | None = field(default="--allow-weak-teacher", kw_only=True)
     """The option of the command that goes on with a teacher that is no better than a constant answer, if it has one."""
 
-    def predict(self, model: PreTrainedModel, encoded: Encoded, name: str) -> Tensor:
-        """Logits of all examples, ``(answers, classes)``, with the progress shown under ``name``."""
-        return predicted(model.to(self.accelerator.device), encoded, self.accelerator, self.display, name)
+    def predict(self, model: PreTrainedModel, encoded: Encoded, name: str, *, divided: bool = False) -> Tensor:
+        """Logits of all examples, ``(answers, classes)``, with the progress shown under ``name``.
+
+        With ``divided`` every process must call this, and answers for a part of the texts.
+        """
+        model = model.to(self.accelerator.device)
+        return predicted(model, encoded, self.accelerator, self.display, name, divided=divided)
 
     def rehearse(self, student: PreTrainedModel, tokenizer: Any, head: Head) -> None:
         """Save the student as it will be into a scratch folder and load it again, so that training does not end in a failure.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -163,16 +164,17 @@ class Knowledge:
     def find_or_write(
         self, scheme: Scheme, needs: Needs, logits: dict[str, Tensor], accelerator: Accelerator, display: Display
     ) -> tuple[Store, Rows]:
-        """The store under :func:`root` that serves this run, written if it is missing. Two concurrent runs write it once."""
-        home, found = self.home(scheme), None
-        if accelerator.is_main_process:
-            with FileLock(f"{home}.lock"):
+        """The store under :func:`root` that serves this run, written if it is missing. Two concurrent runs write it once; the
+        processes of a run write it together."""
+        home = self.home(scheme)
+        with FileLock(f"{home}.lock") if accelerator.is_main_process else nullcontext():
+            found: list[Path | None] = [None]
+            if accelerator.is_main_process:
                 # A larger one may have been written since the run looked: that of a team which has the run's teacher in it.
-                found = home if home.exists() else self._smallest(scheme, needs)
-                if found is None:
-                    self.write(home, scheme, logits, accelerator, display)
-                    found = home
-        (folder,) = broadcast_object_list([found])
+                found = [home if home.exists() else self._smallest(scheme, needs)]
+            (folder,) = broadcast_object_list(found)
+            if folder is None:
+                folder = self.write(home, scheme, logits, accelerator, display).folder
         return self.open(folder, needs)
 
 

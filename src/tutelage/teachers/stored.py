@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -57,7 +58,8 @@ def write_store(
     advance: Callable[[int], None] = lambda count: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Store:
-    """Run a teacher over all examples and write what ``scheme`` keeps; the other arguments are :func:`writing.write`'s.
+    """Run a teacher over all examples and write what ``scheme`` keeps; the other arguments are :func:`writing.write`'s. Several
+    processes divide the examples.
 
     Raises:
         TutelageError: when something else lies in ``folder``, two examples have one id, or the teacher's outputs are not finite.
@@ -91,7 +93,8 @@ def write_store(
 
     if scheme.dtype == "int8" and scheme.columns:
         max_tokens = in_pieces(square, np.arange(min(CALIBRATED_ON, len(encoded))), encoded.lengths, max_tokens, say)
-    exponents: Exponents = records.calibrate(squares)
+    found: list[Exponents] = [records.calibrate(squares)]
+    (exponents,) = broadcast_object_list(found)  # sums of several devices may round apart
     try:
         return writing.write(
             folder,
@@ -105,6 +108,8 @@ def write_store(
             max_tokens=max_tokens,
             advance=advance,
             say=say,
+            share=(accelerator.process_index, accelerator.num_processes),
+            meet=accelerator.wait_for_everyone,
         )
     finally:
         tap.close()

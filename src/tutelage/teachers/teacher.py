@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +32,19 @@ from tutelage.progress import Display
 
 
 def predicted(
-    model: PreTrainedModel, encoded: Encoded, accelerator: Accelerator, display: Display, name: str
+    model: PreTrainedModel,
+    encoded: Encoded,
+    accelerator: Accelerator,
+    display: Display,
+    name: str,
+    *,
+    divided: bool = False,
 ) -> Tensor:
-    """Logits of all examples, ``(examples, classes)``, with the progress shown under ``name``."""
-    found = predict(model, encoded, accelerator, lambda count: display.advance(name, len(encoded), count), display.say)
+    """Logits of all examples, ``(examples, classes)``, with the progress shown under ``name``; ``divided`` as :func:`predict`."""
+    total = math.ceil(len(encoded) / accelerator.num_processes) if divided else len(encoded)
+    found = predict(
+        model, encoded, accelerator, lambda count: display.advance(name, total, count), display.say, divided=divided
+    )
     memory.trim()
     return found
 
@@ -184,9 +194,12 @@ def predict(
     accelerator: Accelerator,
     advance: Callable[[int], None] = lambda count: None,
     say: Callable[[str], None] = lambda line: None,
+    *,
+    divided: bool = False,
 ) -> Tensor:
     """All logits, ``(answers, classes)`` float32 on the CPU: example by example, as ``encoded.logit_rows`` counts them.
     ``advance`` is called with the size of every batch. Batches that do not fit into memory are halved, and ``say`` is told.
+    With ``divided`` every process calls this with the same texts, answers for a part of them, and gets the answers of all.
 
     Raises:
         TutelageError: if a token has no embedding.
@@ -203,6 +216,10 @@ def predict(
     was_training = model.training
     model.eval()
     start = np.cumsum(encoded.logit_rows) - encoded.logit_rows
+    world = accelerator.num_processes if divided else 1
+    rows = np.arange(len(encoded))
+    if 1 < world <= len(encoded):  # each has as many texts of each length
+        rows = np.argsort(encoded.lengths, kind="stable")[accelerator.process_index :: world]
     table: Tensor | None = None
 
     def answer(rows: Rows) -> None:
@@ -212,12 +229,14 @@ def predict(
         logits = anatomy.answers_of(model, inputs, None if tokens is None else tokens.to(accelerator.device))
         places = np.concatenate([np.arange(start[row], start[row] + encoded.logit_rows[row]) for row in rows])
         if table is None:  # on the model's device: a copy would wait for each batch
-            table = torch.empty(int(encoded.logit_rows.sum()), logits.shape[-1], device=logits.device)
+            table = torch.zeros(int(encoded.logit_rows.sum()), logits.shape[-1], device=logits.device)
         table[torch.from_numpy(places).to(logits.device)] = logits.float()
         advance(len(rows))
 
     with torch.no_grad(), accelerator.autocast():
-        in_pieces(answer, np.arange(len(encoded)), encoded.lengths, EVALUATION_TOKENS, say)
+        in_pieces(answer, rows, encoded.lengths, EVALUATION_TOKENS, say)
     model.train(was_training)
     assert table is not None
+    if len(rows) < len(encoded):
+        table = cast(Tensor, accelerator.reduce(table, "sum"))  # zeros where another process has answered
     return table.cpu()

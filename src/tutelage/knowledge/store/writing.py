@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -29,17 +30,19 @@ SHARD_BYTES = 256 * 2**20
 
 
 SHARD_EXAMPLES = 8192
-"""Largest shard in examples. After a kill, the writer repeats at most one shard."""
+"""Largest shard in examples. After a kill, each writer repeats at most one shard."""
+SMALLEST, SHARDS = 512, 64
+"""A store has about so many shards, of at least so many examples, so that several processes can write a small one too."""
 
 
 def shards_of(sizes: npt.NDArray[np.int64]) -> list[Rows]:
     """The examples of each shard, in order: at most ``SHARD_EXAMPLES`` and about ``SHARD_BYTES``."""
     parts, start = [], 0
-    ends = np.cumsum(sizes)
+    ends, most = np.cumsum(sizes), min(SHARD_EXAMPLES, max(SMALLEST, math.ceil(len(sizes) / SHARDS)))
     while start < len(sizes):
         before = ends[start - 1] if start else 0
         stop = int(np.searchsorted(ends, before + SHARD_BYTES, side="right"))
-        stop = max(start + 1, min(stop, start + SHARD_EXAMPLES, len(sizes)))
+        stop = max(start + 1, min(stop, start + most, len(sizes)))
         parts.append(np.arange(start, stop))
         start = stop
     return parts
@@ -58,8 +61,12 @@ def write(
     max_tokens: int = EVALUATION_TOKENS,
     advance: Callable[[int], None] = lambda count: None,
     say: Callable[[str], None] = lambda line: None,
+    share: tuple[int, int] = (0, 1),
+    meet: Callable[[], object] = lambda: None,
 ) -> Store:
     """Write a store, or complete an unfinished one. ``folder`` appears only when the store is complete.
+
+    Several processes may write one store together: each writes every n-th shard, the first of them everything else.
 
     Args:
         folder: where to write.
@@ -73,6 +80,8 @@ def write(
         max_tokens: padded tokens per call of ``read``; halved where they do not fit into memory.
         advance: called with the number of examples written since the last call.
         say: called with a line if memory does not suffice.
+        share: number of this process, and how many write.
+        meet: waits until all processes have called it.
 
     Raises:
         TutelageError: if ``folder`` exists, another process writes it, an unfinished store there has other settings, or two
@@ -80,11 +89,21 @@ def write(
     """
     if len(np.unique(index["id"])) < len(index):
         raise TutelageError("two examples have the same id; a store needs one of its own for each")
+    lengths, exponents = index["length"].astype(np.int64), exponents or {}
+
+    def write_shards() -> None:
+        _write_shards(partial_of(folder), scheme, lengths, read, exponents, max_tokens, advance, say, share)
+
+    if share[0]:
+        meet()  # the first process has made the folder, or found it complete
+        if not folder.exists():
+            write_shards()
+        meet()
+        meet()  # it is complete
+        return Store(folder)
     folder = free_place(folder)
     partial = partial_of(folder)
-    lengths = index["length"].astype(np.int64)
     _check_room(folder, int(scheme.record_bytes(lengths).sum()))
-    exponents = exponents or {}
     manifest: dict[str, Any] = {
         "tutelage": __version__,
         **about,
@@ -101,12 +120,17 @@ def write(
             raise TutelageError(f"{str(partial)!r} was begun for another store; remove it, or give another --out")
         if whole.exists():  # killed at the very end
             publish(partial, folder)
+            for _ in range(3):
+                meet()
             return Store(folder)
         partial.mkdir(parents=True, exist_ok=True)
         write_text(plan, json.dumps(manifest))
-        shards = _write_shards(partial, scheme, lengths, read, exponents, max_tokens, advance, say)
+        meet()
+        write_shards()
+        meet()
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(partial.glob("shard-*.json"))]
         index.tofile(partial / "index.bin")
-        manifest |= {"index_sha256": sha256_of(partial / "index.bin"), "shards": shards}
+        manifest |= {"index_sha256": sha256_of(partial / "index.bin"), "shards": records}
         if evaluation:
             tensors = {name: logits.contiguous() for name, (_, logits) in evaluation.items()}
             save_file(tensors, partial / "evaluation.safetensors")
@@ -117,6 +141,7 @@ def write(
         for leftover in [*partial.glob("shard-*.json"), plan]:
             leftover.unlink()
         publish(partial, folder)
+        meet()
         return Store(folder)
 
 
@@ -129,15 +154,16 @@ def _write_shards(
     max_tokens: int,
     advance: Callable[[int], None],
     say: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """Write the shards that are not there yet; returns what the manifest says of all."""
-    shards = []
+    share: tuple[int, int],
+) -> None:
+    """Write the shards of this process that are not there yet."""
+    rank, world = share
     for number, rows in enumerate(shards_of(scheme.record_bytes(lengths))):
         path = partial / f"shard-{number:05d}.bin"
         done = path.with_suffix(".json")
         if done.exists():
             advance(len(rows))
-        else:
+        elif number % world == rank:
             temporary = path.with_suffix(".tmp")
             max_tokens = _write_shard(temporary, scheme, rows, lengths, read, exponents, max_tokens, advance, say)
             sync(temporary)
@@ -145,8 +171,6 @@ def _write_shards(
             size = path.stat().st_size
             shard = Shard(name=path.name, examples=len(rows), bytes=size, sha256=sha256_of(path))
             write_text(done, shard.model_dump_json())
-        shards.append(json.loads(done.read_text(encoding="utf-8")))
-    return shards
 
 
 def _check_room(folder: Path, size: int) -> None:

@@ -219,12 +219,12 @@ def _predictions(
                     "teacher itself"
                 )
             model = source.model.to(accelerator.device)
-            logits[part] = predicted(model, texts, accelerator, display, f"{shown} on {part}")
+            logits[part] = predicted(model, texts, accelerator, display, f"{shown} on {part}", divided=True)
     if stored is None and task.teacher_store == "auto":
         stored = knowledge.find_or_write(scheme, needs, logits, accelerator, display)
     if stored is None:
         model = source.model.to(accelerator.device)
-        found = predicted(model, encoded, accelerator, display, f"{shown} on train")
+        found = predicted(model, encoded, accelerator, display, f"{shown} on train", divided=True)
     else:
         found = stored[0].logits(stored[1])
     source.release()
