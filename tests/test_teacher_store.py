@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tutelage import api, cli
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Rows, encode
+from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.store import writing
 from tutelage.knowledge.store.reading import Store
@@ -376,10 +377,10 @@ def test_the_teacher_is_absent_from_memory(tmp_path: Path, tokenizer, stores: Pa
     assert peaks["live"] - peaks["stored"] >= 0.8 * size
 
 
-def written(root: Path, out: Path, dies: bool = False) -> int:
-    """Write a store of all hidden states in shards of 60 examples: of how many examples this process wrote. ``dies`` in its
-    second shard."""
-    writing.SHARD_EXAMPLES, asked, write_shard = 60, 0, writing._write_shard
+def written(root: Path, out: Path, dies: bool = False, size: int = 60) -> int | str:
+    """Write a store of all hidden states in shards of so many examples: of how many examples this process wrote, or why it did
+    not. ``dies`` in its second shard."""
+    writing.SHARD_EXAMPLES, asked, write_shard = size, 0, writing._write_shard
 
     def counted(path: Path, scheme: Scheme, shard: Rows, *others: Any) -> int:
         nonlocal asked
@@ -389,7 +390,10 @@ def written(root: Path, out: Path, dies: bool = False) -> int:
         return write_shard(path, scheme, shard, *others)
 
     writing._write_shard = counted
-    stores_of_runs.write(config_for("minimum_knowledge", root, out, baseline=False), whole=True, quiet=True)
+    try:
+        stores_of_runs.write(config_for("minimum_knowledge", root, out, baseline=False), whole=True, quiet=True)
+    except TutelageError as error:
+        return str(error)
     return asked
 
 
@@ -400,9 +404,12 @@ def test_processes_write_a_store_together(teacher_folder: Path, tmp_path: Path) 
         return {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.bin")}
 
     assert in_processes(1, written, teacher_folder, tmp_path / "one") == [400]
+    (tmp_path / "two").mkdir()  # an empty folder is a place for a store
     assert in_processes(2, written, teacher_folder, tmp_path / "two") == [220, 180]
     assert in_processes(2, written, teacher_folder, tmp_path / "cut", True) == [KILLED, KILLED]
     assert not (tmp_path / "cut").exists()
+    refused = in_processes(2, written, teacher_folder, tmp_path / "cut", False, 100)  # by both, in one line
+    assert refused[0] == refused[1] and "cut.partial' was begun for another store" in str(refused[0])
     assert in_processes(1, written, teacher_folder, tmp_path / "cut") == [280]
     assert len(files("one")) == 8
     assert files("one") == files("two") == files("cut")

@@ -545,6 +545,7 @@ class TaskRun:
         teacher: Teacher | None,
         hooks: Any,
     ) -> StageWork:
+        self._told_constant = False
         # A stage on layers is scored under the teacher's head, where the student has that.
         answers = objective.plan.student_needs.logits
         wanted = stage.select == "best" if answers else takes_from_teacher(self.factory.spec)

@@ -78,7 +78,7 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
             mixed_precision=fast_precision() if precision == "auto" else precision,
             log_with=tracker,
             project_dir=folder,
-            # While one process writes a teacher store the others wait.
+            # The processes wait for the slowest, and for the first while it finishes a store.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=24))],
         )
     except ValueError as error:
@@ -101,7 +101,7 @@ class Bench:
     def predict(self, model: PreTrainedModel, encoded: Encoded, name: str, *, divided: bool = False) -> Tensor:
         """Logits of all examples, ``(answers, classes)``, with the progress shown under ``name``.
 
-        With ``divided`` every process must call this, and answers for a part of the texts.
+        With ``divided`` every process must call this; see :func:`~tutelage.teachers.teacher.predict`.
         """
         model = model.to(self.accelerator.device)
         return predicted(model, encoded, self.accelerator, self.display, name, divided=divided)
@@ -142,8 +142,9 @@ def bench(quiet: bool = False, precision: str = "no") -> Iterator[Bench]:
         TutelageError: as :func:`new_accelerator`.
     """
     _quieten()
-    with Display(quiet) as display:
-        yield Bench(new_accelerator(precision), display)
+    accelerator = new_accelerator(precision)
+    with Display(quiet or not accelerator.is_main_process) as display:
+        yield Bench(accelerator, display)
 
 
 def _quieten() -> None:

@@ -71,7 +71,7 @@ def write_store(
         with torch.no_grad(), accelerator.autocast():
             return tap(inputs), inputs
 
-    def read(rows: Rows) -> Contents:
+    def read(rows: Rows, exponents: Exponents) -> Contents:
         signals, inputs = run(rows)
         real = inputs["attention_mask"].bool()
         for answers in (signals.logits, *(hidden[real] for hidden in signals.hidden.values())):
@@ -81,20 +81,27 @@ def write_store(
         keys = torch.from_numpy(encoded.keys[rows].view(np.int64))
         return records.contents_of(signals, scheme, inputs["attention_mask"], separators, keys, exponents)
 
-    squares: list[tuple[int, Tensor, int]] = []
+    def calibrate() -> Exponents:
+        squares: list[tuple[int, Tensor, int]] = []
 
-    def square(rows: Rows) -> None:
-        signals, inputs = run(rows)
-        real = inputs["attention_mask"].bool()
-        squares.extend(
-            (layer, hidden.float()[real].double().square().sum(dim=0), int(real.sum()))
-            for layer, hidden in signals.hidden.items()
-        )
+        def square(rows: Rows) -> None:
+            signals, inputs = run(rows)
+            real = inputs["attention_mask"].bool()
+            squares.extend(
+                (layer, hidden.float()[real].double().square().sum(dim=0), int(real.sum()))
+                for layer, hidden in signals.hidden.items()
+            )
 
-    if scheme.dtype == "int8" and scheme.columns:
-        max_tokens = in_pieces(square, np.arange(min(CALIBRATED_ON, len(encoded))), encoded.lengths, max_tokens, say)
-    found: list[Exponents] = [records.calibrate(squares)]
-    (exponents,) = broadcast_object_list(found)  # sums of several devices may round apart
+        if scheme.dtype == "int8" and scheme.columns:
+            in_pieces(square, np.arange(min(CALIBRATED_ON, len(encoded))), encoded.lengths, max_tokens, say)
+        return records.calibrate(squares)
+
+    def tell(value: Any) -> Any:
+        found = [value]
+        broadcast_object_list(found)
+        return found[0]
+
+    writers = writing.Writers(accelerator.process_index, accelerator.num_processes, tell, accelerator.wait_for_everyone)
     try:
         return writing.write(
             folder,
@@ -104,12 +111,11 @@ def write_store(
             about,
             evaluation,
             save_teacher,
-            exponents=exponents,
+            calibrate=calibrate,
             max_tokens=max_tokens,
             advance=advance,
             say=say,
-            share=(accelerator.process_index, accelerator.num_processes),
-            meet=accelerator.wait_for_everyone,
+            writers=writers,
         )
     finally:
         tap.close()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +40,7 @@ def predicted(
     divided: bool = False,
 ) -> Tensor:
     """Logits of all examples, ``(examples, classes)``, with the progress shown under ``name``; ``divided`` as :func:`predict`."""
-    total = math.ceil(len(encoded) / accelerator.num_processes) if divided else len(encoded)
+    total = len(_own(encoded, accelerator, divided))
     found = predict(
         model, encoded, accelerator, lambda count: display.advance(name, total, count), display.say, divided=divided
     )
@@ -188,6 +187,14 @@ def cut_from(signals: Signals, needs: Needs, mask: Tensor, separators: Tensor, k
         signals.cuts[cut] = select(cut, whole, mask, separators, scores, keys)
 
 
+def _own(encoded: Encoded, accelerator: Accelerator, divided: bool) -> Rows:
+    """The examples that this process answers: a part with as many of each length, or all where there are too few to divide."""
+    rows, world = np.arange(len(encoded)), accelerator.num_processes
+    if divided and 1 < world <= len(encoded):
+        return np.argsort(encoded.lengths, kind="stable")[accelerator.process_index :: world]
+    return rows
+
+
 def predict(
     model: PreTrainedModel,
     encoded: Encoded,
@@ -199,7 +206,8 @@ def predict(
 ) -> Tensor:
     """All logits, ``(answers, classes)`` float32 on the CPU: example by example, as ``encoded.logit_rows`` counts them.
     ``advance`` is called with the size of every batch. Batches that do not fit into memory are halved, and ``say`` is told.
-    With ``divided`` every process calls this with the same texts, answers for a part of them, and gets the answers of all.
+    With ``divided`` every process calls this with the same texts, answers for a part of them (all, if they are fewer than the
+    processes), and gets the answers of all.
 
     Raises:
         TutelageError: if a token has no embedding.
@@ -216,10 +224,7 @@ def predict(
     was_training = model.training
     model.eval()
     start = np.cumsum(encoded.logit_rows) - encoded.logit_rows
-    world = accelerator.num_processes if divided else 1
-    rows = np.arange(len(encoded))
-    if 1 < world <= len(encoded):  # each has as many texts of each length
-        rows = np.argsort(encoded.lengths, kind="stable")[accelerator.process_index :: world]
+    rows = _own(encoded, accelerator, divided)
     table: Tensor | None = None
 
     def answer(rows: Rows) -> None:
@@ -238,5 +243,5 @@ def predict(
     model.train(was_training)
     assert table is not None
     if len(rows) < len(encoded):
-        table = cast(Tensor, accelerator.reduce(table, "sum"))  # zeros where another process has answered
+        torch.distributed.all_reduce(table)  # zeros where another process has answered
     return table.cpu()

@@ -7,8 +7,10 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,17 +28,18 @@ from tutelage.knowledge.store.records import Contents, records_of
 from tutelage.knowledge.store.scheme import Exponents, Scheme
 from tutelage.version import __version__
 
+T = TypeVar("T")
 SHARD_BYTES = 256 * 2**20
 
 
 SHARD_EXAMPLES = 8192
 """Largest shard in examples. After a kill, each writer repeats at most one shard."""
 SMALLEST, SHARDS = 512, 64
-"""A store has about so many shards, of at least so many examples, so that several processes can write a small one too."""
+"""A store has at least so many shards, unless they were smaller than this, so that several processes can write it."""
 
 
 def shards_of(sizes: npt.NDArray[np.int64]) -> list[Rows]:
-    """The examples of each shard, in order: at most ``SHARD_EXAMPLES`` and about ``SHARD_BYTES``."""
+    """The examples of each shard, in order: at most ``SHARD_EXAMPLES`` and about ``SHARD_BYTES``, fewer in a small store."""
     parts, start = [], 0
     ends, most = np.cumsum(sizes), min(SHARD_EXAMPLES, max(SMALLEST, math.ceil(len(sizes) / SHARDS)))
     while start < len(sizes):
@@ -48,21 +51,49 @@ def shards_of(sizes: npt.NDArray[np.int64]) -> list[Rows]:
     return parts
 
 
+@dataclass(frozen=True)
+class Writers:
+    """The processes that write one store."""
+
+    rank: int = 0
+    count: int = 1
+    tell: Callable[[Any], Any] = lambda value: value
+    """Returns the first process's value in all of them. All call it, and none returns before the first has called it."""
+    meet: Callable[[], object] = lambda: None
+    """Waits until all processes have called it."""
+
+    def first(self, act: Callable[[], T]) -> T:
+        """What the first process's ``act`` returns, in all of them; where it fails, all do.
+
+        Raises:
+            Exception: as ``act``.
+        """
+        value, error = None, None
+        if self.rank == 0:
+            try:
+                value = act()
+            except Exception as found:  # the others wait for an answer
+                error = found
+        value, error = self.tell((value, error))
+        if error is not None:
+            raise error
+        return cast(T, value)
+
+
 def write(
     folder: Path,
     scheme: Scheme,
     index: npt.NDArray[Any],
-    read: Callable[[Rows], Contents],
+    read: Callable[[Rows, Exponents], Contents],
     about: dict[str, Any],
     evaluation: dict[str, tuple[str, Tensor]],
     save_teacher: Callable[[Path], object],
     *,
-    exponents: Exponents | None = None,
+    calibrate: Callable[[], Exponents] = dict,
     max_tokens: int = EVALUATION_TOKENS,
     advance: Callable[[int], None] = lambda count: None,
     say: Callable[[str], None] = lambda line: None,
-    share: tuple[int, int] = (0, 1),
-    meet: Callable[[], object] = lambda: None,
+    writers: Writers = Writers(),
 ) -> Store:
     """Write a store, or complete an unfinished one. ``folder`` appears only when the store is complete.
 
@@ -76,12 +107,11 @@ def write(
         about: the other fields of the manifest.
         evaluation: for each part of the evaluation set, the fingerprint of its examples and the teacher's logits.
         save_teacher: saves the teacher's configuration and tokenizer to a folder.
-        exponents: typical sizes of the neurons, for 8-bit stores.
+        calibrate: finds the typical sizes of the neurons, for 8-bit stores; a store that is completed keeps its own.
         max_tokens: padded tokens per call of ``read``; halved where they do not fit into memory.
         advance: called with the number of examples written since the last call.
         say: called with a line if memory does not suffice.
-        share: number of this process, and how many write.
-        meet: waits until all processes have called it.
+        writers: the processes that write.
 
     Raises:
         TutelageError: if ``folder`` exists, another process writes it, an unfinished store there has other settings, or two
@@ -89,21 +119,10 @@ def write(
     """
     if len(np.unique(index["id"])) < len(index):
         raise TutelageError("two examples have the same id; a store needs one of its own for each")
-    lengths, exponents = index["length"].astype(np.int64), exponents or {}
-
-    def write_shards() -> None:
-        _write_shards(partial_of(folder), scheme, lengths, read, exponents, max_tokens, advance, say, share)
-
-    if share[0]:
-        meet()  # the first process has made the folder, or found it complete
-        if not folder.exists():
-            write_shards()
-        meet()
-        meet()  # it is complete
-        return Store(folder)
-    folder = free_place(folder)
+    lengths = index["length"].astype(np.int64)
+    shards = shards_of(scheme.record_bytes(lengths))
     partial = partial_of(folder)
-    _check_room(folder, int(scheme.record_bytes(lengths).sum()))
+    plan, whole = partial / "plan.json", partial / StoreManifest.FILE
     manifest: dict[str, Any] = {
         "tutelage": __version__,
         **about,
@@ -111,26 +130,35 @@ def write(
         "examples": len(index),
         "tokens": int(lengths.sum()),
         "data_fingerprint": index_fingerprint(index),
-        "exponents": {str(layer): values for layer, values in exponents.items()},
     }
-    with sole_writer(folder):
-        plan, whole = partial / "plan.json", partial / "manifest.json"
+    planned = {**manifest, "sizes": [len(rows) for rows in shards]}
+
+    def begin() -> Exponents | None:
+        """Prepare the unfinished folder; the typical sizes of the neurons, or None where all is written."""
+        free_place(folder)
+        _check_room(folder, int(scheme.record_bytes(lengths).sum()))
+        lock.enter_context(sole_writer(folder))
         begun = partial.exists() and {path.name for path in partial.iterdir()} - {"plan.json.tmp"}
-        if begun and not _same(whole if whole.exists() else plan, manifest):
+        if begun and not (_same(whole, manifest) if whole.exists() else _same(plan, planned)):
             raise TutelageError(f"{str(partial)!r} was begun for another store; remove it, or give another --out")
         if whole.exists():  # killed at the very end
             publish(partial, folder)
-            for _ in range(3):
-                meet()
-            return Store(folder)
-        partial.mkdir(parents=True, exist_ok=True)
-        write_text(plan, json.dumps(manifest))
-        meet()
-        write_shards()
-        meet()
-        records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(partial.glob("shard-*.json"))]
+            return None
+        if not begun:
+            partial.mkdir(parents=True, exist_ok=True)
+            exponents = {str(layer): values for layer, values in calibrate().items()}
+            write_text(plan, json.dumps({**planned, "exponents": exponents}))
+        found = json.loads(plan.read_text(encoding="utf-8"))["exponents"]
+        return {int(layer): values for layer, values in found.items()}
+
+    def finish() -> None:
         index.tofile(partial / "index.bin")
-        manifest |= {"index_sha256": sha256_of(partial / "index.bin"), "shards": records}
+        manifest["exponents"] = json.loads(plan.read_text(encoding="utf-8"))["exponents"]
+        manifest["index_sha256"] = sha256_of(partial / "index.bin")
+        manifest["shards"] = [
+            json.loads((partial / f"shard-{number:05d}.json").read_text(encoding="utf-8"))
+            for number in range(len(shards))
+        ]
         if evaluation:
             tensors = {name: logits.contiguous() for name, (_, logits) in evaluation.items()}
             save_file(tensors, partial / "evaluation.safetensors")
@@ -141,29 +169,43 @@ def write(
         for leftover in [*partial.glob("shard-*.json"), plan]:
             leftover.unlink()
         publish(partial, folder)
-        meet()
+
+    with ExitStack() as lock:
+        exponents = writers.first(begin)
+        if exponents is not None:
+            counted = 0
+
+            def count(written: int) -> None:
+                nonlocal counted
+                counted += written
+                advance(written)
+
+            _write_shards(partial, scheme, shards, lengths, read, exponents, max_tokens, count, say, writers)
+            writers.meet()
+            advance(len(index) - counted)
+            writers.first(finish)
         return Store(folder)
 
 
 def _write_shards(
     partial: Path,
     scheme: Scheme,
+    shards: list[Rows],
     lengths: npt.NDArray[np.int64],
-    read: Callable[[Rows], Contents],
+    read: Callable[[Rows, Exponents], Contents],
     exponents: Exponents,
     max_tokens: int,
     advance: Callable[[int], None],
     say: Callable[[str], None],
-    share: tuple[int, int],
+    writers: Writers,
 ) -> None:
     """Write the shards of this process that are not there yet."""
-    rank, world = share
-    for number, rows in enumerate(shards_of(scheme.record_bytes(lengths))):
+    for number, rows in enumerate(shards):
         path = partial / f"shard-{number:05d}.bin"
         done = path.with_suffix(".json")
         if done.exists():
             advance(len(rows))
-        elif number % world == rank:
+        elif number % writers.count == writers.rank:
             temporary = path.with_suffix(".tmp")
             max_tokens = _write_shard(temporary, scheme, rows, lengths, read, exponents, max_tokens, advance, say)
             sync(temporary)
@@ -198,7 +240,7 @@ def _write_shard(
     scheme: Scheme,
     rows: Rows,
     lengths: npt.NDArray[np.int64],
-    read: Callable[[Rows], Contents],
+    read: Callable[[Rows, Exponents], Contents],
     exponents: Exponents,
     max_tokens: int,
     advance: Callable[[int], None],
@@ -210,7 +252,7 @@ def _write_shard(
     shard = np.memmap(path, dtype="u1", mode="w+", shape=(int(starts[-1]),))
 
     def fill(piece: Rows) -> None:
-        records = records_of(read(piece), scheme, exponents)
+        records = records_of(read(piece, exponents), scheme, exponents)
         if not scheme.tokens.whole:
             shard.view(scheme.record())[piece - rows[0]] = records
             advance(len(piece))
@@ -257,10 +299,10 @@ def compact(store: Store, folder: Path, scheme: Scheme, advance: Callable[[int],
         folder,
         scheme,
         store.index,
-        lambda rows: store.contents(rows, scheme, wanted),
+        lambda rows, _: store.contents(rows, scheme, wanted),
         {name: getattr(ours, name) for name in names},
         {name: (fingerprint, logits[name]) for name, fingerprint in ours.evaluation.items()},
         lambda place: shutil.copytree(store.folder / "teacher", place, dirs_exist_ok=True),
-        exponents={layer: values for layer, values in ours.exponents.items() if layer in layers},
+        calibrate=lambda: {layer: values for layer, values in ours.exponents.items() if layer in layers},
         advance=advance,
     )
