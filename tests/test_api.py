@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 from typing import Any
 
 import datasets
@@ -29,7 +30,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import tutelage
 from tutelage import api, cli
 from tutelage.api.common import recipe_for, several, teachers_of
-from tutelage.cli.options import about
+from tutelage.cli.options import about, data_options
 from tutelage.data.config import BY_SETTING, DataConfig, DataOptions
 from tutelage.errors import TutelageError
 from tutelage.mechanisms.mechanism import Mechanism
@@ -102,7 +103,11 @@ def test_every_parameter_is_documented(function: Any) -> None:
     named = [
         name for name in inspect.signature(function).parameters if not takes_data or name not in DataConfig.model_fields
     ]
-    assert list(said.arguments) == [*named, *(["options"] if takes_data else [])]
+    of_data = {
+        name for name in said.arguments if takes_data and name in DataConfig.model_fields
+    }  # where it means something else
+    assert [name for name in said.arguments if name not in of_data] == [*named, *(["options"] if takes_data else [])]
+    assert of_data <= data_options(function).keys()
     assert said.summary.endswith(".") and said.example.startswith("tutelage ")
     assert all(words.endswith(".") and "  " not in words for words in said.arguments.values())
 
@@ -424,7 +429,8 @@ def test_models_and_recipes_stand_for_paths_and_names(
     with pytest.raises(TutelageError, match="another teacher"):
         api.verify_store(store, teacher=teacher_folder / "random")
     cut = [
-        api.compact_store(store, tmp_path / f"cut{len(str(one))}", student=one, quiet=True) for one in (folder, pair)
+        api.compact_store(store, tmp_path / f"cut{len(str(one))}", method="minimum_knowledge", student=one, quiet=True)
+        for one in (folder, pair)
     ]
     assert cut[0].bytes == cut[1].bytes
     asked: dict[str, Any] = {}
@@ -772,8 +778,10 @@ def test_plug_ins_that_cannot_be_used(text: str | None, message: str, tmp_path: 
     assert code == 2 and message in error and "\n" not in error.strip()
 
 
-def test_terms_and_methods_as_objects(teacher_folder: Path, tmp_path: Path) -> None:
-    names: dict[str, Any] = {"__name__": "notebook"}
+def test_terms_and_methods_as_objects(teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", notebook)
+    names: dict[str, Any] = vars(notebook)
     exec(compile(PLUGIN.replace("jensen_shannon", "js_here"), "notebook", "exec", dont_inherit=True), names)
     result = distilled(teacher_folder, tmp_path / "a", method=names["softer"])
     assert "js_here" in result.report["stages"][0]["losses"]

@@ -232,7 +232,7 @@ def test_the_commands(teacher_folder: Path, tmp_path: Path, console, monkeypatch
 
     no_weights(monkeypatch)
     cut = ("--student", "init=copied,layers=2", *small_amount, "--out", tmp_path / "cut")
-    code, out, _ = console("store", "compact", tmp_path / "whole", *cut, "--json")
+    code, out, _ = console("store", "compact", tmp_path / "whole", *recipe[:2], *cut, "--json")
     assert code == 0
     ours, theirs = tmp_path / "cut" / "shard-00000.bin", tmp_path / "one" / "shard-00000.bin"
     assert ours.read_bytes() == theirs.read_bytes()
@@ -310,7 +310,16 @@ def test_mistakes_end_in_one_line(teacher_folder: Path, tmp_path: Path, console)
         (("store", "inspect", teacher_folder), "not a teacher store"),
         (("store", "verify", tmp_path / "logits", "--teacher", other), "another teacher"),
         (
-            ("store", "compact", tmp_path / "logits", "--out", tmp_path / "x", "--student", "init=copied,layers=2"),
+            (
+                "store",
+                "compact",
+                tmp_path / "logits",
+                "--out",
+                tmp_path / "x",
+                *hidden,
+                "--student",
+                "init=copied,layers=2",
+            ),
             "cannot be reduced",
         ),
         (("store", "write", *teacher, *data, "--out", tmp_path / "x", "--store-dtype", "int4"), "--store-dtype"),

@@ -96,6 +96,7 @@ def cascade(
         confidence: Probability that the promise is kept, over draws of the texts.
         per_class: Choose a threshold for each class, with the promise for each.
         plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
+        dev: Texts that neither model was trained on. Default: the evaluation set of the run of the student.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.

@@ -256,6 +256,7 @@ def evaluate(
     Args:
         model: Fine-tuned model: a folder or a hub id.
         plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
+        dev: Evaluation file, where --task names none.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -309,19 +310,22 @@ def export(
     Args:
         model: Student or teacher: a folder or a hub id.
         out: Folder to write; new or empty.
-        format: onnx, or checkpoint: that of a sub-network, or the plain one of a student that else needs an import to load.
+        format: onnx, or checkpoint: one that transformers loads without an import (shared layers are copied, removed heads become
+            zeros), or that of a sub-network.
         int8: Write a graph with int8 weights too.
         activations: How its activations are quantised: dynamic, with ranges of each text; or static, with ranges of training texts.
         table_bits: Bits of the numbers of its largest embedding table: 8, or 4 for a smaller file. Default: those that the student
             was trained for (mechanism quantization), else 8.
-        weight_bits: Bits of the weights of its matrix products: 8, or 4 for a smaller file that is slower. Default: as table_bits.
+        weight_bits: Bits of the weights of its matrix products: 8, or 4 for a smaller file that is slower. Default: those that the
+            student was trained for, else 8.
         temperature: Divides the logits before they become probabilities. Default: of a classifier in the folder of a run the fitted
             temperature of its report, else 1; of a sub-network 1.
-        width: Cut out the sub-network with this share of the heads and neurons; for students of ``--method dynabert``.
+        width: Cut out the sub-network with this share of the heads and neurons; for students of --method dynabert.
         depth: Cut out the sub-network with this share of the layers.
         texts: Texts of the evaluation set to check on, at most; 0 for all.
         strict: Write nothing if a file differs from the model, scores worse or is slower.
         plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
+        dev: Evaluation file. Default: that of the run in whose folder the model lies, else a few sentences of no task.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -447,7 +451,7 @@ def run(
 
 
 def demo(out: FilePath = "demo-run", *, quiet: bool = False) -> Result:
-    """Fine-tune a real BERT on real text, distil it and compare: about ten minutes on two cores, no network.
+    """Fine-tune a pretrained encoder (MiniLM) on real text, distil it and compare: six to ten minutes on two cores, no network.
 
     Args:
         out: Output folder; new or empty.

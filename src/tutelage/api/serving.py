@@ -77,7 +77,7 @@ def pack(model: Model, out: FilePath) -> Packed:
 
 
 def unpack(folder: FilePath, out: FilePath) -> Packed:
-    """Make a plain checkpoint of a folder that ``pack`` has written.
+    """Make a plain checkpoint of a folder that tutelage pack has written.
 
     Args:
         folder: The packed folder.

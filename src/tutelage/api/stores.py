@@ -81,7 +81,7 @@ def write_store(
 def plan_store(
     teacher: Model,
     *,
-    method: str | Recipe | Callable[[], Recipe] | None = "minimum_knowledge",
+    method: str | Recipe | Callable[[], Recipe] | None = "compact",
     student: FilePath | Student | tuple[Any, Any] | None = None,
     whole: bool = False,
     store_dtype: Dtype = "float16",
@@ -125,7 +125,7 @@ def compact_store(
     store: FilePath,
     out: FilePath,
     *,
-    method: str | Recipe | Callable[[], Recipe] | None = "minimum_knowledge",
+    method: str | Recipe | Callable[[], Recipe] | None = "compact",
     student: FilePath | Student | tuple[Any, Any] | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     plugins: Sequence[Plugin] = (),
@@ -147,7 +147,8 @@ def compact_store(
     Raises:
         TutelageError: when the larger store lacks something.
 
-    Example: tutelage store compact stores/sst2 --student layers=3 --set hidden.keep=1l_10t_0.1h --out stores/small
+    Example: tutelage store compact stores/sst2 --method minimum_knowledge --student layers=3 --set hidden.keep=1l_10t_0.1h --out
+        stores/small
     """
     from tutelage.run import stores
     from tutelage.run.inputs import Inputs

@@ -47,6 +47,7 @@ def augment(
         filtered: Leave out stop words, punctuation and the word itself.
         mixed_precision: Precision of the proposer; no is float32, auto is bf16 where it is faster here.
         plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
+        unlabeled: File of further texts to propose words for, without labels.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.

@@ -158,7 +158,7 @@ class Command(TyperCommand):
                     default = None
                 add(name, hint, default, said.arguments[name], _panel(name), value_of(hint))
         for name, (hint, default, text, value) in data_options(self.function).items():
-            add(name, hint, default, text, "Data", value)
+            add(name, hint, default, said.arguments.get(name, text), "Data", value)
         add("json", bool, False, "Print the result as JSON on stdout and nothing else.", "Output", None)
 
         def called(json: bool, **given: Any) -> None:

@@ -130,7 +130,8 @@ class DataConfig(BaseModel):
     drop_flipped: bool = False
     """Leave out augmented texts for which the teacher predicts another class than for their original."""
     max_length: Length | None = None
-    """Longest input in tokens. Default: the positions of the models."""
+    """Longest input in tokens. Default: the method's or that of the model's run; else 384 for questions, and the positions of the
+    models."""
 
     @field_validator("labels")
     @classmethod

@@ -115,8 +115,11 @@ def load_cascade(folder: Path, fingerprint: Callable[[], str]) -> CascadeReport 
     except (OSError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise TutelageError(
-            f"{str(path)!r} is no cascade of this version of tutelage ({reason}); run tutelage cascade again, or remove it"
+            f"{str(path)!r} is no cascade of this version of tutelage ({reason}); remove it, and run tutelage cascade again for "
+            "a new one"
         ) from None
     if found.fingerprint != fingerprint():
-        raise TutelageError(f"{str(path)!r} was chosen for another student; run tutelage cascade again, or remove it")
+        raise TutelageError(
+            f"{str(path)!r} was chosen for another student; remove it, and run tutelage cascade again for a new one"
+        )
     return found

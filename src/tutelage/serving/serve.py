@@ -35,7 +35,7 @@ class Model:
         self.cascade = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
         if self.cascade and self.cascade["fingerprint"] != hashlib.sha256(path.read_bytes()).hexdigest():
             raise ValueError(
-                f"{beside} was chosen for another file than {path.name}; run tutelage cascade again, or remove it"
+                f"{beside} was chosen for another file than {path.name}; remove it, and run tutelage cascade again for a new one"
             )
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
