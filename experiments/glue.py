@@ -48,13 +48,9 @@ def measure(arguments: Arguments) -> Iterator[Results]:
     for task, data, place in common.each_task(arguments, results, taught, keys=KEYS):
         rates = {rate: recipe_for("finetune", float(rate), arguments) for rate in arguments.rates.split(",")}
         tried = common.carry_out(
-            arguments,
-            place / "rates",
-            rates,
-            data,
-            [0],
+            arguments, place / "rates", rates, data, [0], teacher=str(place / "teacher"),
             more=lambda config, report: {"best": report["stages"][-1]["best"]},
-        )
+        )  # fmt: skip
         results["teachers"][task]["rates"] = {run["arm"]: run["best"]["score"] for run in tried}
         if arguments.share != "shared":
             best = max(tried, key=lambda run: run["best"]["score"])["arm"]

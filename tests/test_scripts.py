@@ -173,6 +173,9 @@ RECIPES: dict[str, Callable[[SimpleNamespace, Namespace], list[Recipe]]] = {
     "embedding": by_arms(),
     "front": front,
     "glue": lambda script, options: [script.recipe_for(name, 1e-4, options) for name in script.METHODS_TRIED],
+    "knowledge_of_mpnet": lambda script, options: [
+        script.recipe_for(student, arm, options) for student in script.STUDENTS for arm in script.ARMS
+    ],
     "learnt_texts": lambda script, options: [
         make(script.LOSSES[name], 4) for make in (script.arm, script.made) for name in script.LOSSES
     ],
