@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -110,7 +111,8 @@ class Script(argparse.ArgumentParser):
 
 
 def quoted(value: object) -> str:
-    return f"'{value}'" if " " in str(value) else str(value)
+    """A value as a shell reads it."""
+    return shlex.quote(str(value))
 
 
 def write(path: Path, text: str) -> None:
