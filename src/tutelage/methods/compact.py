@@ -1,7 +1,7 @@
 """The default method: predictions, labels and last hidden states, from the best of several starts.
 
-The start and the rate rest on measurements (docs/results/defaults.md), the term on hidden states on those of other methods
-(docs/results/glue.md): on its own it is not shown to beat knowledge distillation.
+The start and the rate rest on measurements (docs/results/defaults.md), the term on hidden states on those of another method on
+STS-B (docs/results/minimum_knowledge.md): it is not shown to beat knowledge distillation (docs/results/methods.md).
 """
 
 from typing import Literal

@@ -120,9 +120,7 @@ def write(
     if len(np.unique(index["id"])) < len(index):
         raise TutelageError("two examples have the same id; a store needs one of its own for each")
     lengths = index["length"].astype(np.int64)
-    shards = shards_of(scheme.record_bytes(lengths))
-    partial = partial_of(folder)
-    plan, whole = partial / "plan.json", partial / StoreManifest.FILE
+    sizes = scheme.record_bytes(lengths)
     manifest: dict[str, Any] = {
         "tutelage": __version__,
         **about,
@@ -131,34 +129,85 @@ def write(
         "tokens": int(lengths.sum()),
         "data_fingerprint": index_fingerprint(index),
     }
-    planned = {**manifest, "sizes": [len(rows) for rows in shards]}
+    draft, counted = _Draft(folder, manifest, shards_of(sizes)), 0
+
+    def count(written: int) -> None:
+        nonlocal counted
+        counted += written
+        advance(written)
 
     def begin() -> Exponents | None:
-        """Prepare the unfinished folder; the typical sizes of the neurons, or None where all is written."""
         free_place(folder)
-        _check_room(folder, int(scheme.record_bytes(lengths).sum()))
+        _check_room(folder, int(sizes.sum()))
         lock.enter_context(sole_writer(folder))
+        return draft.begin(calibrate)
+
+    with ExitStack() as lock:
+        exponents = writers.first(begin)
+        if exponents is not None:
+            _write_shards(draft, scheme, lengths, read, exponents, max_tokens, count, say, writers)
+            writers.meet()
+            advance(len(index) - counted)
+            writers.first(lambda: draft.finish(index, evaluation, save_teacher))
+        return Store(folder)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """The unfinished folder of a store: what its manifest says of the asked store, and the examples of its shards."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    shards: list[Rows]
+
+    @property
+    def partial(self) -> Path:
+        return partial_of(self.folder)
+
+    @property
+    def plan(self) -> Path:
+        return self.partial / "plan.json"
+
+    def begin(self, calibrate: Callable[[], Exponents]) -> Exponents | None:
+        """Make or check the unfinished folder; the typical sizes of the neurons, or None where all is written.
+
+        Raises:
+            TutelageError: if it was begun for another store.
+        """
+        partial, whole = self.partial, self.partial / StoreManifest.FILE
+        planned = {**self.manifest, "sizes": [len(rows) for rows in self.shards]}
         begun = partial.exists() and {path.name for path in partial.iterdir()} - {"plan.json.tmp"}
-        if begun and not (_same(whole, manifest) if whole.exists() else _same(plan, planned)):
+        if begun and not (_same(whole, self.manifest) if whole.exists() else _same(self.plan, planned)):
             raise TutelageError(f"{str(partial)!r} was begun for another store; remove it, or give another --out")
         if whole.exists():  # killed at the very end
-            publish(partial, folder)
+            publish(partial, self.folder)
             return None
         if not begun:
             partial.mkdir(parents=True, exist_ok=True)
             exponents = {str(layer): values for layer, values in calibrate().items()}
-            write_text(plan, json.dumps({**planned, "exponents": exponents}))
-        found = json.loads(plan.read_text(encoding="utf-8"))["exponents"]
-        return {int(layer): values for layer, values in found.items()}
+            write_text(self.plan, json.dumps({**planned, "exponents": exponents}))
+        return {int(layer): values for layer, values in self._exponents().items()}
 
-    def finish() -> None:
+    def _exponents(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.plan.read_text(encoding="utf-8"))["exponents"]
+        return found
+
+    def finish(
+        self,
+        index: npt.NDArray[Any],
+        evaluation: dict[str, tuple[str, Tensor]],
+        save_teacher: Callable[[Path], object],
+    ) -> None:
+        """Write what is not in the shards, and publish the folder."""
+        partial = self.partial
         index.tofile(partial / "index.bin")
-        manifest["exponents"] = json.loads(plan.read_text(encoding="utf-8"))["exponents"]
-        manifest["index_sha256"] = sha256_of(partial / "index.bin")
-        manifest["shards"] = [
-            json.loads((partial / f"shard-{number:05d}.json").read_text(encoding="utf-8"))
-            for number in range(len(shards))
-        ]
+        records = [partial / f"shard-{number:05d}.json" for number in range(len(self.shards))]
+        manifest = {
+            **self.manifest,
+            "exponents": self._exponents(),
+            "index_sha256": sha256_of(partial / "index.bin"),
+            "shards": [json.loads(path.read_text(encoding="utf-8")) for path in records],
+        }
         if evaluation:
             tensors = {name: logits.contiguous() for name, (_, logits) in evaluation.items()}
             save_file(tensors, partial / "evaluation.safetensors")
@@ -166,31 +215,14 @@ def write(
             manifest["evaluation_sha256"] = sha256_of(partial / "evaluation.safetensors")
         save_teacher(partial / "teacher")
         StoreManifest.model_validate(manifest).write(partial)
-        for leftover in [*partial.glob("shard-*.json"), plan]:
+        for leftover in [*records, self.plan]:
             leftover.unlink()
-        publish(partial, folder)
-
-    with ExitStack() as lock:
-        exponents = writers.first(begin)
-        if exponents is not None:
-            counted = 0
-
-            def count(written: int) -> None:
-                nonlocal counted
-                counted += written
-                advance(written)
-
-            _write_shards(partial, scheme, shards, lengths, read, exponents, max_tokens, count, say, writers)
-            writers.meet()
-            advance(len(index) - counted)
-            writers.first(finish)
-        return Store(folder)
+        publish(partial, self.folder)
 
 
 def _write_shards(
-    partial: Path,
+    draft: _Draft,
     scheme: Scheme,
-    shards: list[Rows],
     lengths: npt.NDArray[np.int64],
     read: Callable[[Rows, Exponents], Contents],
     exponents: Exponents,
@@ -200,8 +232,8 @@ def _write_shards(
     writers: Writers,
 ) -> None:
     """Write the shards of this process that are not there yet."""
-    for number, rows in enumerate(shards):
-        path = partial / f"shard-{number:05d}.bin"
+    for number, rows in enumerate(draft.shards):
+        path = draft.partial / f"shard-{number:05d}.bin"
         done = path.with_suffix(".json")
         if done.exists():
             advance(len(rows))
