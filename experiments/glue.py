@@ -63,7 +63,7 @@ def measure(arguments: Arguments) -> Iterator[Results]:
 
 
 def rates_of(teacher: Results) -> str:
-    """The rates that were tried and how good ``finetune`` was on the validation split."""
+    """The rates that were tried, each with the score of ``finetune`` on the validation split."""
     return ". Rates tried: " + ", ".join(f"{rate} ({score:.3f})" for rate, score in teacher["rates"].items())
 
 

@@ -352,7 +352,7 @@ CLAIMS = (
     Claim(
         "TinyBERT", "The task stages are better than PKD", "the whole method: 76.5 against 72.6 in the mean (GLUE test)",
         gains(of_glue, "tinybert", "pkd"), "glue",
-        "No general stage, no augmentation; and a start from layers 1, 4 and 6, which its attention loss without a scale breaks.",
+        "No general stage, no augmentation; its last stage has a third of the steps.",
     ),
     *(
         Claim("TinyBERT", says, theirs, None, "tinybert", "Not run.")
