@@ -145,6 +145,7 @@ def test_what_was_found_can_be_had_again(scene: SimpleNamespace, tmp_path: Path)
     size = api.compact_store(
         str(scene.folder / "whole" / "store"),
         str(tmp_path / "store"),
+        method="minimum_knowledge",
         student="init=copied,layers=2,choose=first",
         settings=amount,
         quiet=True,

@@ -440,7 +440,7 @@ def test_a_constant_answer_is_never_selected(monkeypatch: pytest.MonkeyPatch) ->
     assert kind.selection_score(data, useful, texts) == pytest.approx((0.75 + 4 / 6) / 2)
     said: list[str] = []
     desk = SimpleNamespace(accelerator=None, display=SimpleNamespace(say=said.append))
-    run = SimpleNamespace(bench=desk, kind=kind, data=data, selection=texts)
+    run = SimpleNamespace(bench=desk, kind=kind, data=data, selection=texts, _told_constant=False)
     for logits, score in ((constant, 0.0), (useful, (0.75 + 4 / 6) / 2)):
         monkeypatch.setattr(of_tasks, "predict", lambda *given, logits=logits, **more: logits)
         assert of_tasks.TaskRun.score(run, None) == pytest.approx(score)  # type: ignore[arg-type]
