@@ -193,7 +193,6 @@ def test_a_run_ends_in_a_student_that_plain_transformers_loads(
     # The losses fall; not those of a student that has learnt the labels already, or loses what it knew.
     learning = {
         "wid_kd": slice(1),
-        "compact_int8": slice(1),
         "deep_compression": slice(0),
         "cofi": slice(1, 2),
         "rosita": slice(1, 2),

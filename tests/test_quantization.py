@@ -126,8 +126,28 @@ def test_blocks_are_rounded_as_in_files() -> None:
 
 def test_the_plan_says_which_file_the_student_is_trained_for() -> None:
     assert Quantization().plan(None, None, 1) == ["  computes as the int8 file of tutelage export"]
+    late = "  computes as the int8 file of tutelage export from step 4 of 5, and where it is scored"
+    assert Quantization(begin=0.7).plan(None, None, 5) == [late]
     both = Quantization(table_bits=4, weight_bits=4)
     assert both.plan(None, None, 1) == ["  computes as the int8 file of tutelage export --table-bits 4 --weight-bits 4"]
+
+
+def test_rounding_begins_after_its_share_of_the_steps_and_holds_where_the_student_is_scored() -> None:
+    model = tiny_model(layers=1).eval()
+    ids = torch.tensor([[2, 7, 9, 3]])
+    exact = model(ids).logits.detach()
+    hook = Quantizer(Quantization(begin=0.5), model)
+    with torch.no_grad():
+        scored = model(ids).logits
+    assert not torch.equal(scored, exact)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(1, 5):
+        assert torch.equal(model(ids).logits.detach(), exact if step < 3 else scored), step
+        if step == 3:
+            later = Quantizer(Quantization(begin=0.5), tiny_model(layers=1))
+            later.restore(hook.state())
+            assert later.state() == hook.state()
+        hook.after_step(optimizer, step, 4)
 
 
 def test_weights_alone_can_be_rounded() -> None:
@@ -145,7 +165,7 @@ def test_weights_alone_can_be_rounded() -> None:
 
 def test_what_cannot_be_rounded_is_refused() -> None:
     recipe = METHODS["compact_int8"]()
-    stages = [recipe.stages[1]]
+    stages = recipe.stages
     for student, reason in ((BiLSTM(), "inside one operator"), (Inherited(hidden=16), "needs the mechanism pruning")):
         with pytest.raises((TutelageError, ValueError), match=reason):
             run_config(type(recipe)(**{**recipe.model_dump(), "student": student.model_dump(), "stages": stages}), {})

@@ -42,14 +42,18 @@ def compact(
     )
 
 
-def compact_int8() -> Recipe:
-    """``compact``, and then the same losses with the rounding of int8: for a student that is served in int8."""
+def compact_int8(begin: float = 0.75) -> Recipe:
+    """``compact``, whose last steps compute with the rounding of int8: for a student that is served in int8.
+
+    Args:
+        begin: Share of the steps before the first that is rounded.
+    """
     recipe = compact()
-    last = recipe.stages[-1].model_copy(update={"name": "int8", "epochs": 2, "mechanisms": [Quantization()]})
+    last = recipe.stages[-1].model_copy(update={"mechanisms": [Quantization(begin=begin)]})
     return recipe.model_copy(
         update={
             "method": "compact_int8",
             "title": "Compact distillation for int8",
-            "stages": [*recipe.stages, last],
+            "stages": [*recipe.stages[:-1], last],
         }
     )

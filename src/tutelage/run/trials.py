@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -38,7 +37,7 @@ from tutelage.report.words import trial_lines
 from tutelage.run.pairing import pairs_by_origin
 from tutelage.students.copied import chosen_layers
 from tutelage.students.specs import Copied, Pruned, Sized, Student
-from tutelage.teachers.teacher import KnownLogits, Teacher, predict
+from tutelage.teachers.teacher import KnownLogits, Teacher, of_first, predict
 from tutelage.training import loop
 
 if TYPE_CHECKING:
@@ -217,13 +216,6 @@ def rank(one: Trial) -> tuple[bool, float]:
     return not one.trained, math.inf if one.loss is None else one.loss
 
 
-def agreed(names: list[str], accelerator: Accelerator) -> list[str]:
-    """The names that the first process gives: rounding may differ between processes."""
-    if accelerator.num_processes > 1:
-        broadcast_object_list(names)
-    return names
-
-
 def best_of(place: Path, ground: Ground, trials: Callable[[], Iterable[Trial]], steps: int) -> Trials:
     """Make the trials, but for those that a stopped run has made, and say which is best."""
     if place.exists():
@@ -235,7 +227,7 @@ def best_of(place: Path, ground: Ground, trials: Callable[[], Iterable[Trial]], 
         tried.append(one)
         if ground.accelerator.is_main_process:
             write_text(part, signed({one.name: one.model_dump(mode="json") for one in tried if one.trained}))
-    (chosen,) = agreed([min(tried, key=rank).name], ground.accelerator)
+    chosen = of_first(min(tried, key=rank).name)  # rounding may differ between processes
     found = Trials(chosen=chosen, steps=steps, texts=len(ground.held_out), tried=tried)
     if ground.accelerator.is_main_process:
         write_text(place, signed(found.model_dump(mode="json")))
@@ -337,7 +329,7 @@ def choose_start(run: TaskRun, ground: Ground, stage: Stage, folder: Path) -> Tr
     def tried() -> Iterator[Trial]:
         untrained = {name: ground.untrained(name, stage, made(name)) for name in run.starts}
         losses = {name: one.untrained_loss for name, one in untrained.items()}
-        best = agreed(sorted(losses, key=lambda name: losses[name])[:TRAINED], ground.accelerator)
+        best = of_first(sorted(losses, key=lambda name: losses[name])[:TRAINED])
         for name, one in untrained.items():
             yield ground.trial(name, stage, made(name), one) if name in best else one
 

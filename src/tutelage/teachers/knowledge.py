@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from filelock import FileLock
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from tutelage.progress import Display
 from tutelage.report.teachers import StoreEntry
 from tutelage.teachers.source import Source
 from tutelage.teachers.stored import write_store
+from tutelage.teachers.teacher import of_first
 
 
 def root() -> Path:
@@ -87,8 +87,7 @@ class Knowledge:
     def fitting(self, scheme: Scheme, needs: Needs, accelerator: Accelerator) -> tuple[Store, Rows] | None:
         """The smallest store under :func:`root` that serves this run. All processes get the same one, even if other runs
         write stores meanwhile."""
-        found = [self._smallest(scheme, needs) if accelerator.is_main_process else None]
-        (folder,) = broadcast_object_list(found)
+        folder = of_first(self._smallest(scheme, needs) if accelerator.is_main_process else None)
         return None if folder is None else self.open(folder, needs)
 
     def _smallest(self, scheme: Scheme, needs: Needs) -> Path | None:
@@ -168,11 +167,11 @@ class Knowledge:
         processes of a run write it together."""
         home = self.home(scheme)
         with FileLock(f"{home}.lock") if accelerator.is_main_process else nullcontext():
-            found: list[Path | None] = [None]
+            found: Path | None = None
             if accelerator.is_main_process:
                 # A larger one may have been written since the run looked: that of a team which has the run's teacher in it.
-                found = [home if home.exists() else self._smallest(scheme, needs)]
-            (folder,) = broadcast_object_list(found)
+                found = home if home.exists() else self._smallest(scheme, needs)
+            folder = of_first(found)
             if folder is None:
                 folder = self.write(home, scheme, logits, accelerator, display).folder
         return self.open(folder, needs)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -21,7 +20,7 @@ from tutelage.knowledge.store import reading, records, writing
 from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.records import Contents
 from tutelage.knowledge.store.scheme import Exponents, Scheme, needs_of
-from tutelage.teachers.teacher import Seen, aligned, check_finite
+from tutelage.teachers.teacher import Seen, aligned, check_finite, of_first
 
 CALIBRATED_ON = 256
 """Number of examples from which the scales of 8-bit stores are computed."""
@@ -96,12 +95,8 @@ def write_store(
             in_pieces(square, np.arange(min(CALIBRATED_ON, len(encoded))), encoded.lengths, max_tokens, say)
         return records.calibrate(squares)
 
-    def tell(value: Any) -> Any:
-        found = [value]
-        broadcast_object_list(found)
-        return found[0]
-
-    writers = writing.Writers(accelerator.process_index, accelerator.num_processes, tell, accelerator.wait_for_everyone)
+    processes = accelerator.process_index, accelerator.num_processes
+    writers = writing.Writers(*processes, of_first, accelerator.wait_for_everyone)
     try:
         return writing.write(
             folder,

@@ -28,7 +28,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -40,7 +39,7 @@ from tutelage.mechanisms.hook import Hook, parameter_groups, views_of
 from tutelage.objectives.objective import Objective
 from tutelage.progress import Event
 from tutelage.recipes.recipe import Stage
-from tutelage.teachers.teacher import Teacher
+from tutelage.teachers.teacher import Teacher, of_first
 from tutelage.training import checkpoint, optimizers
 from tutelage.training.step import Stepper, Terms
 from tutelage.training.stopping import stopped
@@ -184,7 +183,7 @@ def train(
         """The steps that the main process takes in ``LOG_SECONDS``. All processes must log at the same steps, because a line
         adds up their losses."""
         steps = max(1, round(counted * LOG_SECONDS / max(now - logged, 1e-9)))
-        return steps if accelerator.num_processes == 1 else int(broadcast(torch.tensor(steps, device=device)))
+        return of_first(steps)
 
     def tell(lr: float, value: float | None = None) -> None:
         nonlocal sums, means, counted, tokens, every, began, logged
@@ -257,10 +256,8 @@ def train(
         epoch, place, log.epochs = epoch + 1, 0, epoch + 1
         value = None
         if score is not None:
-            value = _mean_score(score, hooks)
-            if accelerator.num_processes > 1:
-                # Rounding may differ between processes, and all must keep the same epoch and stop together.
-                value = float(broadcast(torch.tensor(value, device=device)))
+            # Rounding may differ between processes, and all must keep the same epoch and stop together.
+            value = of_first(_mean_score(score, hooks))
             log.scores.append([epoch, value])
             before = -math.inf if log.best is None else log.best["score"]
             # Of equal scores, which are common on a small split, the later: the longer training shows where the split does not.

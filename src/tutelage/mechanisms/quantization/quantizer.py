@@ -93,9 +93,11 @@ def _through(x: Tensor, rounded: Tensor) -> Tensor:
 
 
 class Quantizer(Hook):
-    """Rounds a model's linear layers and embedding tables until :meth:`finish`."""
+    """Rounds a model's linear layers and embedding tables until :meth:`finish`; where gradients are computed, only after the share
+    ``begin`` of the stage's steps."""
 
     def __init__(self, how: Quantization, model: PreTrainedModel) -> None:
+        self._begin, self._learns = how.begin, not how.begin
         self._modules: list[nn.Module] = []
         tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
         largest = max((table.weight.numel() for table in tables), default=0)
@@ -108,8 +110,24 @@ class Quantizer(Hook):
                 made = _table_4(module) if four else _table(module)
             if made is not None:
                 # The class's own method is hidden, not replaced: parameters and their names stay as they are.
-                cast(Any, module).forward = made
+                cast(Any, module).forward = self._when_due(made, module.forward)
                 self._modules.append(module)
+
+    def _when_due(self, rounded: Callable[[Tensor], Tensor], exact: Callable[[Tensor], Tensor]) -> Any:
+        def forward(x: Tensor) -> Tensor:
+            return rounded(x) if self._learns or not torch.is_grad_enabled() else exact(x)
+
+        return forward
+
+    def after_step(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
+        self._learns = step >= int(self._begin * total)
+        return False
+
+    def state(self) -> dict[str, Tensor]:
+        return {"learns": torch.tensor(self._learns)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self._learns = bool(state["learns"])
 
     def finish(self, proof: Callable[[], Batch]) -> bool:
         """The model computes in full precision again."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from tutelage.errors import TutelageError
 from tutelage.mechanisms.mechanism import Mechanism
 from tutelage.students.specs import Student
@@ -23,6 +25,9 @@ class Quantization(Mechanism):
     """
 
     kind: Literal["quantization"] = "quantization"
+    begin: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the stage's steps before the first that is rounded. The student is scored with the rounding from the first epoch
+    on, so that a checkpoint is selected by what the file will answer."""
     activations: bool = True
     """Round the inputs of matrix products too, each text with a scale of its own, as they are when one text is served."""
     table_bits: Literal[4, 8] = 8
@@ -33,7 +38,10 @@ class Quantization(Mechanism):
     def plan(self, scene: Scene, stage: StageScene, steps: int) -> list[str]:
         bits = {"--table-bits": self.table_bits, "--weight-bits": self.weight_bits}
         options = "".join(f" {name} {value}" for name, value in bits.items() if value != 8)
-        return [f"  computes as the int8 file of tutelage export{options}"]
+        first = (
+            f" from step {max(int(self.begin * steps), 1) + 1} of {steps}, and where it is scored" if self.begin else ""
+        )
+        return [f"  computes as the int8 file of tutelage export{options}{first}"]
 
     def int8_file(self) -> dict[str, int]:
         return {"table_bits": self.table_bits, "weight_bits": self.weight_bits}
