@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -170,8 +171,21 @@ def test_a_folder_is_one_process_s_at_a_time(teacher_folder, tmp_path) -> None:
         assert "another process writes to" in in_process(error_of_a_run, config)
     assert in_process(die_in_a_run, config) == KILLED
     assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
-    assert run(config, resume=True, quiet=True)["stages"][0]["steps"] == 2
-    assert not (tmp_path / "run" / LOCK).exists()
+    done = run(config, resume=True, quiet=True)
+    assert done["stages"][0]["steps"] == 2 and not (tmp_path / "run" / LOCK).exists()
+    # Who reads a finished run holds it for a moment: two studies may want the same teacher at once.
+    reads, holds = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with locked(config.out):
+            holds.set()
+            assert not reads.wait(0.5)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert holds.wait(60) and run(config, resume=True, quiet=True) == done
+    reads.set()
+    reader.join()
 
 
 def hold_often(config: RunConfig, log: Path, times: int) -> None:

@@ -206,16 +206,16 @@ def sync(place: Path) -> None:
 
 
 @contextmanager
-def held(lock: Path, message: str) -> Iterator[None]:
+def held(lock: Path, message: str, patience: float = 0.0) -> Iterator[None]:
     """While this lasts, no other process holds the file ``lock``, on this machine or another that shares the disk.
 
     Raises:
-        TutelageError: with ``message``, when another does.
+        TutelageError: with ``message``, when another still does after ``patience`` seconds.
         OSError: the file cannot be made.
     """
     ours = FileLock(lock)
     try:
-        ours.acquire(timeout=0)
+        ours.acquire(timeout=patience)
     except Timeout:
         raise TutelageError(message) from None
     try:

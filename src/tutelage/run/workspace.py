@@ -41,6 +41,8 @@ from tutelage.teachers.teacher import predicted
 from tutelage.training import checkpoint
 
 LOCK = ".lock"
+READING = 60.0
+"""Seconds that a process waits for the folder of a finished run: who holds it only reads the report."""
 """In a folder that a process writes to."""
 
 PROJECTIONS = "projections.safetensors"
@@ -348,7 +350,7 @@ def locked(out: str | None) -> Iterator[None]:
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         another = f"another process writes to {out!r}; wait until it ends, or give another --out"
-        taken.enter_context(held(folder / LOCK, another))
+        taken.enter_context(held(folder / LOCK, another, READING if (folder / REPORT).exists() else 0.0))
     except TutelageError:
         raise
     except (OSError, ValueError) as error:
