@@ -4,15 +4,14 @@
 
 fine-tunes ``all-MiniLM-L6-v2`` on 4,000 rows of each task and distils it into students of three layers. Each student is written as
 ONNX in float32, int8 and 4 bits; scores are those of texts that are new to all models: of dev, and of the test file (CLINC150) or
-of further rows of the training file (SST-2). With ``--squad`` and ``--corpus`` (as ``defaults.py``), ``--tasks topics,order`` tries
-from which step on the rounding is best learnt with. A stopped experiment goes on where it was, and ``--tasks`` adds a part. Writes
-``results/int8_training.json`` and ``docs/results/int8_training.md``.
+of further rows of the training file (SST-2). A stopped experiment goes on where it was. Writes ``results/int8_training.json`` and
+``docs/results/int8_training.md``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,7 +19,6 @@ from typing import Any
 import as_served
 import common
 from cascade import pool_of
-from tuning_tasks import TASKS, tuning_data
 
 import tutelage
 from tutelage.data.config import DataConfig
@@ -30,32 +28,21 @@ from tutelage.run.quality import difference
 from tutelage.serving.graph import quantize, to_onnx
 from tutelage.students.load import load_model
 from tutelage.studies.pages import shown, table
-from tutelage.studies.script import Arguments, Results, before, settings, write
+from tutelage.studies.script import Arguments, Results, settings, write
 from tutelage.studies.study import paired
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 
 FORMS: dict[str, dict[str, int]] = {"int8": {}, "4 bits": {"table_bits": 4, "weight_bits": 4}}
 """The options of a file."""
-BITS = {f"quantization.{name}": bits for name, bits in FORMS["4 bits"].items()}
-
-
-def trained_for(form: str, begin: float | None = None) -> dict[str, Any]:
-    """An arm that rounds as a form does, from a share of its steps on (default: that of the method)."""
-    name = f"compact_int8{'' if form == 'int8' else ', ' + form}{'' if begin is None else f' from {begin:g}'}"
-    given = {**(BITS if form == "4 bits" else {}), **({} if begin is None else {"quantization.begin": begin})}
-    return {"method": "compact_int8", "name": name, "settings": {f"stages.distill.{k}": v for k, v in given.items()}}
-
-
-METHODS = ["compact", *(trained_for(form) for form in FORMS)]
-CHOICE = ["compact", *(trained_for(form, begin) for form in FORMS for begin in (0.0, 0.5, 0.75, 0.9))]
-"""The arms of the tasks on which the method's share was chosen."""
+FOUR = {f"stages.distill.quantization.{name}": bits for name, bits in FORMS["4 bits"].items()}
+METHODS = ["compact", "compact_int8", {"method": "compact_int8", "name": "compact_int8, 4 bits", "settings": FOUR}]
+ARMS = {"compact_int8": "int8", "compact_int8, 4 bits": "4 bits"}
+"""Arms that are trained for a form."""
 STUDENT = "init=copied,layers=3,choose=uniform"
 PLACES = f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models"
 SCRIPT = common.options(__file__, __doc__, "int8_training", tasks="clinc,sst2", precision="bf16", places=PLACES)
 SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
-SCRIPT.add_argument("--squad", type=Path, help="SQuAD 1.1's training file, for topics")
-SCRIPT.add_argument("--corpus", type=Path, help="a file of paragraphs, one a line, for order")
 SCRIPT.add_argument("--models", type=Path, help="folder with all-MiniLM-L6-v2")
 SCRIPT.add_argument("--rows", type=int, default=4000, help="training rows of each task")
 SCRIPT.add_argument("--steps", type=int, default=300, help="optimiser steps of each run")
@@ -77,7 +64,7 @@ def rounded(folder: Path, data: DataConfig, place: Path) -> dict[str, Any]:
     place.mkdir(parents=True, exist_ok=True)
     exact = to_onnx(model, tokenizer, place / "model.onnx", kind=kind)
     full, metric = exact.answers(texts.student), read.metrics[0]
-    found = {"metric": metric, "float32": kind.scores(read, full, texts)[metric], "forms": {}}
+    found = {"metric": metric, "texts": len(dev.texts), "float32": kind.scores(read, full, texts)[metric], "forms": {}}
     for form, options in FORMS.items():
         graph = quantize(exact.path, place / f"{form}.onnx", **options)
         answers = graph.answers(texts.student)
@@ -92,22 +79,12 @@ def rounded(folder: Path, data: DataConfig, place: Path) -> dict[str, Any]:
     return found
 
 
-def data_of(arguments: Arguments, task: str) -> tuple[DataConfig, DataConfig]:
-    """The training texts of a task, and those that are scored."""
-    if task in TASKS:
-        data = tuning_data(arguments.work / "data", task, arguments.squad, arguments.corpus)
-        return data, data.model_copy(update={"dev": str(arguments.work / "data" / f"{task}-test.csv")})
-    data, new = pool_of(arguments, task)
-    return data.model_copy(update={"max_train": arguments.rows}), new
-
-
 def measure(arguments: Arguments) -> Iterator[Results]:
-    results: Results = {"teachers": {}, "runs": [], **before(arguments.out), "settings": settings(arguments)}
-    tasks = arguments.tasks.split(",")
-    results["runs"] = [run for run in results["runs"] if run["task"] not in tasks]
-    for task in tasks:
-        data, new = data_of(arguments, task)
-        how: dict[str, Any] = {"epochs": 8, "lr": 3e-4} if task in ("clinc", "topics") else {"epochs": 3}
+    results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
+    for task in arguments.tasks.split(","):
+        data, new = pool_of(arguments, task)
+        data = data.model_copy(update={"max_train": arguments.rows})
+        how: dict[str, Any] = {"epochs": 8, "lr": 3e-4} if task == "clinc" else {"epochs": 3}
         report = common.teacher(arguments, task, data, start=arguments.models / "all-MiniLM-L6-v2", **how)
         results["teachers"][task] = {"metric": report["metric"], **common.measured(report)}
         given = data.model_dump(mode="json", exclude_defaults=True)
@@ -115,7 +92,7 @@ def measure(arguments: Arguments) -> Iterator[Results]:
         found = tutelage.compare(
             {
                 "tasks": [{"teacher": str(arguments.work / task / "teacher"), "name": task, "data": given}],
-                "methods": CHOICE if task in TASKS else METHODS,
+                "methods": METHODS,
                 "students": [STUDENT],
                 "steps": arguments.steps,
                 "settings": {"stages.*.batch_size": 16},
@@ -133,20 +110,15 @@ def measure(arguments: Arguments) -> Iterator[Results]:
             yield results
 
 
-def against(runs: common.Runs, arm: str, form: str) -> str | None:
-    """The scores of an arm in a form minus those of ``compact`` in the same form, by seeds; None without a pair."""
-    scores = [
-        {run["seed"]: run["float32"] if form == "float32" else run["forms"][form]["score"] for run in of_arm}
-        for of_arm in (common.of(runs, arm=arm), common.of(runs, arm="compact"))
-    ]
-    both = paired(*scores)
-    return shown(both, "+", 4) if both else None
+def against(runs: common.Runs, arm: str, score: Callable[[Mapping[str, Any]], float]) -> str:
+    """How much higher an arm scores than ``compact``, by seeds."""
+    sides = [{run["seed"]: score(run) for run in common.of(runs, arm=name)} for name in (arm, "compact")]
+    return shown(paired(*sides), "+", 4)
 
 
-def part(results: Results, tasks: list[str]) -> list[str]:
-    """The table of some tasks."""
-    rows = []
-    for task in tasks:
+def page(results: Results) -> Results:
+    rows, gains = [], []
+    for task in results["teachers"]:
         runs = common.of(results["runs"], task=task)
         for arm in dict.fromkeys(run["arm"] for run in runs):
             ours = common.of(runs, arm=arm)
@@ -155,27 +127,22 @@ def part(results: Results, tasks: list[str]) -> list[str]:
                 found = [run["forms"][form] for run in ours]
                 changes = [one["change"]["value"] for one in found]
                 cells.append(shown([one["score"] for one in found], digits=4))
-                cells.append(f"{mean(changes):+.4f} ({min(changes):+.4f})")
+                cells.append(f"{shown(changes, '+', 4)} ({min(changes):+.4f})")
+                cells.append(f"{mean(one['agreement'] for one in found):.4f}")
             rows.append([task, arm, *cells])
-    heads = [cell for form in FORMS for cell in (form, "change (worst)")]
-    return table(["task", "method", "float32", *heads], rows)
-
-
-def page(results: Results) -> Results:
-    tasks = list(results["teachers"])
-    reported = [task for task in tasks if task not in TASKS]
-    gains = [
-        f"{task} in {form} {found}"
-        for task in reported
-        for form, arm in zip(FORMS, METHODS[1:], strict=True)
-        if (found := against(common.of(results["runs"], task=task), arm["name"], form))
-    ]
+        for arm, form in ARMS.items():
+            exact = against(runs, arm, lambda run: run["float32"])
+            gains.append(
+                f"{task} in {form} {against(runs, arm, lambda run, form=form: run['forms'][form]['score'])} (in float32 {exact})"
+            )
+    heads = [cell for form in FORMS for cell in (form, "change (worst)", "agreement")]
     sizes = {form: [run["forms"][form]["bytes"] / 1e6 for run in results["runs"]] for form in FORMS}
+    texts = {run["task"]: run["texts"] for run in results["runs"]}
     return {
-        "table": part(results, reported),
-        "choice": part(results, [task for task in tasks if task in TASKS]),
-        "gains": "; ".join(gains) or "no pair of runs is finished",
+        "table": table(["task", "method", "float32", *heads], rows),
+        "gains": "; ".join(gains),
         "metrics": ", ".join(f"{task}: {found['metric']}" for task, found in results["teachers"].items()),
+        "texts": ", ".join(f"{task}: {number:,}" for task, number in texts.items()),
         "sizes": ", ".join(f"{mean(values):.1f} MB in {form}" for form, values in sizes.items() if values),
         "student": STUDENT,
     }

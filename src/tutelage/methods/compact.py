@@ -42,8 +42,8 @@ def compact(
     )
 
 
-def compact_int8(begin: float = 0.75) -> Recipe:
-    """``compact``, whose last steps compute with the rounding of int8: for a student that is served in int8.
+def compact_int8(begin: float = 0.5) -> Recipe:
+    """``compact``, whose second half computes with the rounding of int8: for a student that is served in int8.
 
     Args:
         begin: Share of the steps before the first that is rounded.
