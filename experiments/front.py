@@ -98,6 +98,7 @@ def cell(place: Path, config: RunConfig, data: DataConfig, again: bool) -> dict[
         "steps": report["stages"][0]["steps"],
         "best": report["stages"][0]["best"],
         "seconds": report["seconds"],
+        "precision": config.mixed_precision,
     }
     write(done, json.dumps(values, indent=1))
     return values
@@ -189,7 +190,9 @@ def page(results: Results) -> Results:
             if any(one["twin"] for one in mine):
                 rows.append(row_of(point, "its twin", [(one, one["twin"]) for one in mine], known))
         heads = ["model", "as", *known, "kept", "MB", "ms", "speed"]
-        lines += [f"## {MODELS[teacher]}", "", *table(heads, rows), *claims(runs, known)]
+        trained = dict.fromkeys(one.get("precision", "no") for one in (*known.values(), *runs))
+        words = " and ".join("float32" if one == "no" else one for one in trained)
+        lines += [f"## {MODELS[teacher]}", "", f"Trained in {words}.", "", *table(heads, rows), *claims(runs, known)]
     return {"teachers": lines}
 
 
