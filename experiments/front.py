@@ -119,7 +119,8 @@ def add(results: Results, part: str, one: dict[str, Any]) -> None:
 
 
 def measure(arguments: Arguments) -> Iterator[Results]:
-    results: Results = {"teachers": [], "runs": [], **before(arguments.out), "settings": settings(arguments)}
+    results: Results = {"teachers": [], "runs": [], "parts": [], **before(arguments.out)}
+    results["parts"] = [part for part in results["parts"] if part != settings(arguments)] + [settings(arguments)]
     done = {identity(one) for one in results["runs"]}
     places: dict[tuple[str, str], dict[str, Path]] = {}
     for teacher in arguments.teachers.split(","):
@@ -193,7 +194,8 @@ def page(results: Results) -> Results:
         trained = dict.fromkeys(one.get("precision", "no") for one in (*known.values(), *runs))
         words = " and ".join("float32" if one == "no" else one for one in trained)
         lines += [f"## {MODELS[teacher]}", "", f"Trained in {words}.", "", *table(heads, rows), *claims(runs, known)]
-    return {"teachers": lines}
+    commands = " and ".join(f"`{SCRIPT.command(part)}`" for part in results["parts"])
+    return {"teachers": lines, "commands": commands}
 
 
 Scored = list[tuple[Mapping[str, Any], Mapping[str, float]]]
