@@ -6,15 +6,20 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from tutelage.data.augmentation.rules import Rules
+from tutelage.data.augmentation.variants import Augmentation
+from tutelage.data.masking import Masking
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
+from tutelage.knowledge.cuts import Neurons, Tokens
+from tutelage.knowledge.store.scheme import Scheme
 from tutelage.mechanisms.mechanism import Mechanism
 from tutelage.methods import METHODS
 from tutelage.objectives.kinds import kinds_of, ours
@@ -26,6 +31,7 @@ from tutelage.recipes.recipe import Instances, Recipe, Stage
 from tutelage.recipes.settings import run_config, with_settings
 from tutelage.report.references import Paper
 from tutelage.run.workspace import new_accelerator
+from tutelage.serving.timing import Latency
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Student, StudentSpec, parse
 from tutelage.studies.compare_plan import ComparePlan
 from tutelage.studies.teams import Member
@@ -209,6 +215,36 @@ def test_the_json_schema_knows_every_part_of_a_recipe() -> None:
     for student in ({"init": "halved"}, {"init": "fresh", "layer": 3}, {"init": "nope"}, {"layers": 3}):
         assert not check.is_valid({"recipe": {**tree["recipe"], "student": student}})
     assert RunConfig.model_json_schema(mode="serialization")["$defs"]["SoftLabels"] == parts["SoftLabels"]
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that values of a type may be or hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from models_in(part)
+
+
+def test_every_setting_is_described() -> None:
+    """A string below each field: the JSON schema and docs/api.md show it. A field with one value only names its class."""
+    waiting: list[type[BaseModel]] = [RunConfig, ComparePlan, Scheme, Latency]
+    for base, key in ((Term, "kind"), (Mechanism, "kind"), (StudentSpec, "init")):
+        waiting += [one for one in kinds_of(base, key).values() if ours(one)]
+    seen: set[type[BaseModel]] = set()
+    while waiting:
+        model = waiting.pop()
+        if model not in seen:
+            seen.add(model)
+            waiting += [part for field in model.model_fields.values() for part in models_in(field.annotation)]
+    assert seen > {Instances, Augmentation, Rules, Masking, Tokens, Neurons, SoftLabels, Copied}
+    lacking = [
+        f"{model.__name__}.{name}"
+        for model in seen
+        for name, field in model.model_fields.items()
+        if not field.description
+        and not (get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1)
+    ]
+    assert sorted(lacking) == []
 
 
 def test_a_run_is_repeated_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Masking(BaseModel):
     """Which tokens are chosen, what replaces them, and which tokens need a prediction."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     probability: Share = 0.15
     """Share of a step's ordinary (not special) tokens that are chosen; the number is exact, rounded up."""

@@ -19,24 +19,25 @@ Score = Literal["probability", "logit"]
 
 
 class Tokens(BaseModel):
-    """The tokens of an example that are kept: ``count`` of them (``None``: all), or all of an example with fewer.
+    """The tokens of an example that are kept."""
 
-    * ``by="left"``: the first in reading order.
-    * ``by="attention"``: those that receive most attention from the first token (mean over the heads of one layer).
-    * ``by="random"``: a random choice that depends on the example's content and ``seed``.
-
-    ``separators=False`` leaves out [SEP], which attracts attention and carries little information. ``keep_first`` keeps the
-    first token regardless of its score.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     count: Count | None = None
+    """Number of tokens. An example with fewer keeps all of its own; none keeps all of every example."""
     by: Literal["left", "attention", "random"] = "left"
+    """The choice of tokens: the first in reading order (``left``); those that receive most attention from the first token, mean
+    over the heads of one layer (``attention``); or a random choice that follows from the example's content and ``seed``
+    (``random``)."""
     separators: bool = True
+    """Whether [SEP] may be kept. It attracts attention and carries little information."""
     score: Score = "probability"
+    """For ``attention``: rank by the mean of the attention probabilities, or of the scores before the softmax (``logit``), as in
+    the code of Liu et al. 2021."""
     keep_first: bool = False
+    """Keep the first token whatever its rank."""
     seed: Seed = 0
+    """Seed of ``random``."""
 
     def __str__(self) -> str:
         amount = "all tokens" if self.count is None else f"{self.count} token(s) by {self.by}"
@@ -58,17 +59,17 @@ class Tokens(BaseModel):
 
 
 class Neurons(BaseModel):
-    """The coordinates of each kept vector that are kept: ``count`` of them (``None``: all).
+    """The coordinates of each kept vector that are kept."""
 
-    ``magnitude`` keeps the largest of each vector; ``uniform`` keeps evenly spaced ones; ``random`` draws one set for all
-    vectors.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     count: Count | None = None
+    """Number of coordinates; none keeps all."""
     by: Literal["magnitude", "uniform", "random"] = "magnitude"
+    """The choice of coordinates: those of largest absolute value in each vector (``magnitude``), evenly spaced ones
+    (``uniform``), or one random set for all vectors (``random``)."""
     seed: Seed = 0
+    """Seed of ``random``."""
 
     def __str__(self) -> str:
         return "all neurons" if self.count is None else f"{self.count} neurons by {self.by}"

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 class AttentionScores(Term):
     """Attention scores before the softmax in mapped layers, head by head; summed over the layers (TinyBERT, eq. 7).
 
-    Where one of the two looks at no later token, the scores of later tokens do not count. ``normalize="teacher"`` divides the
-    squares of each text by those of the teacher's scores.
+    Where one of the two looks at no later token, the scores of later tokens do not count.
     """
 
     column = "attention"
@@ -28,8 +27,13 @@ class AttentionScores(Term):
 
     kind: Literal["attention_scores"] = "attention_scores"
     layers: Mapping = "origin"
+    """The pairs of layers, by name (:func:`~tutelage.objectives.mapping.pairs`) or as the teacher layer of each student layer, 0
+    for none. ``origin``: for a copied student the layers that it was copied from, else ``uniform``."""
     padding: Padding = "masked"
+    """Places that the mean is over: pairs of real tokens (``masked``), or all places as in the authors' code (``reference``),
+    where padded queries take part and scores of padded keys are 0."""
     normalize: Normalize = "none"
+    """``teacher`` divides the squares of each text by those of the teacher's scores."""
 
     @model_validator(mode="after")
     def _one_scale(self) -> Self:

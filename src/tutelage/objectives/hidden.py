@@ -20,22 +20,25 @@ if TYPE_CHECKING:
 
 
 class _HiddenTerm(Term):
-    """What the two terms on vectors of all tokens share.
-
-    ``project`` says how a student's vector reaches the teacher's width: ``auto`` is ``per_layer`` where the widths differ
-    and ``none`` where they agree. A ``per_layer`` map has no bias (TinyBERT, eq. 8 and 9); the one ``shared`` by the
-    embeddings and all layers has (the authors' code). With ``onto="student"`` the maps take the teacher's vectors to the
-    student's width instead. ``padding="reference"`` averages over padded places too. ``normalize="teacher"`` divides the squares of
-    each text by the teacher's, so that layers of every scale weigh alike.
-    """
+    """What the two terms on vectors of all tokens share."""
 
     partial = True
 
     loss: Literal["mse", "cosine"] = "mse"
+    """Mean over tokens of the squared difference, itself a mean over the hidden size (``mse``), or of one minus the cosine
+    (``cosine``)."""
     project: Project = "auto"
+    """Learnt linear maps to the teacher's width: one for each layer, without bias (``per_layer``; TinyBERT, eq. 8 and 9); one
+    with bias for the embeddings and all layers (``shared``; the authors' code); or ``none``, for equal widths. ``auto`` is
+    ``per_layer`` where the widths differ, else ``none``."""
     onto: Literal["teacher", "student"] = "teacher"
+    """The side whose width is compared: the maps take the student's vectors to the teacher's width, or the teacher's to the
+    student's."""
     padding: Padding = "masked"
+    """Places that the mean of ``mse`` is over: real tokens (``masked``), or padded places too as in TinyBERT's code
+    (``reference``). ``cosine`` always leaves padding out."""
     normalize: Normalize = "none"
+    """``teacher`` divides the squares of each text by the teacher's, so that layers of every scale weigh alike."""
 
     @model_validator(mode="after")
     def _one_scale(self) -> Self:
@@ -121,6 +124,8 @@ class Hidden(_HiddenTerm):
 
     kind: Literal["hidden"] = "hidden"
     layers: Mapping = "origin"
+    """The pairs of layers, by name (:func:`~tutelage.objectives.mapping.pairs`) or as the teacher layer of each student layer, 0
+    for none. ``origin``: for a copied student the layers that it was copied from, else ``uniform``."""
 
     def words(self) -> str:
         return f"{'cosine' if self.loss == 'cosine' else 'MSE'}, {self.layers}"
@@ -170,6 +175,8 @@ class Pooled(Term):
 
     kind: Literal["pooled"] = "pooled"
     project: Project = "auto"
+    """Learnt linear map to the teacher's width: without bias (``per_layer``), with bias (``shared``), or ``none``, for equal
+    widths. ``auto`` is ``per_layer`` where the widths differ, else ``none``."""
 
     def words(self) -> str:
         return "MSE of pooled"
@@ -209,20 +216,25 @@ def check_first_token(kind: str, *shapes: Shape) -> None:
 
 
 class FirstToken(Term):
-    """Vectors of the first token in mapped layers, mean over the layers (BERT-PKD, eq. 7).
-
-    ``reduction="mean"`` averages over the hidden size too, as the authors' code does: there the weight must be larger by
-    the hidden size to mean the same. The paper's models are equally wide; where they are not, ``project="auto"`` takes each
-    student's vector to the teacher's width by a learnt map without bias, one for each layer.
-    """
+    """Squared difference of the first token's vectors in mapped layers, mean over texts and layers (BERT-PKD, eq. 7)."""
 
     column = "hidden"
 
     kind: Literal["first_token"] = "first_token"
     layers: Mapping = "skip"
+    """The pairs of layers, by name (:func:`~tutelage.objectives.mapping.pairs`) or as the teacher layer of each student layer, 0
+    for none. The paper's: ``skip``, evenly spread teacher layers, and ``last``, those just below its last; the student's last
+    layer has no pair."""
     project: Project = "auto"
+    """Learnt linear maps to the teacher's width: one for each layer, without bias (``per_layer``), one with bias for all
+    (``shared``), or ``none``, for equal widths as in the paper. ``auto`` is ``per_layer`` where the widths differ, else
+    ``none``."""
     normalize: bool = True
+    """Scale both vectors to length 1, as in the paper; off, compare them as they are, as in the authors' best runs on the larger
+    sets."""
     reduction: Literal["sum", "mean"] = "sum"
+    """Over the hidden size: the sum, or the mean as in the authors' code. ``mean`` needs a weight larger by the hidden size to
+    mean the same."""
 
     def words(self) -> str:
         return f"MSE of [CLS], {self.layers}"

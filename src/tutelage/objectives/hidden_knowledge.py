@@ -27,17 +27,7 @@ _AMOUNT = re.compile(r"(all|\d+)l_(all|\d+)t_(\d*\.?\d+)h")
 class HiddenKnowledge(Term):
     """A chosen part of the teacher's hidden states (Liu et al. 2021): so many pairs of layers, tokens, neurons.
 
-    ``keep`` is written ``1l_10t_0.1h``: 1 pair of layers, 10 tokens, a tenth of the neurons; ``all`` stands for all layers
-    (the embedding output too) or all tokens. The pairs are those of the student's topmost layers under the mapping that
-    gives its last layer the teacher's layer ``top`` (left out: ten twelfths of the teacher's depth); ``pairs_of_layers``
-    names pairs instead. ``tokens_by`` and ``neurons_by`` say which (see :class:`~tutelage.knowledge.cuts.Tokens`);
-    ``scored_by="uniform"`` ranks tokens by the layer that a mapping up to the teacher's last would pair, as the authors'
-    code does, not by the layer that is distilled.
-
-    The loss is the squared difference, mean over kept tokens and neurons, summed over the pairs. ``width_target="ignore"``
-    compares the kept neurons only. ``zero_fill`` sets the others to 0 in the teacher and compares all, as the authors'
-    code does: the student is taught to be silent there. ``normalize="teacher"`` divides the squares of each text by those of
-    what is kept of the teacher's, so that layers of every scale weigh alike.
+    The loss is the squared difference, mean over kept tokens and compared neurons, summed over the pairs.
     """
 
     column = "hidden"
@@ -45,19 +35,42 @@ class HiddenKnowledge(Term):
 
     kind: Literal["hidden_knowledge"] = "hidden_knowledge"
     keep: str = "1l_10t_0.1h"
+    """What is kept: ``1l_10t_0.1h`` is 1 pair of layers, the student's topmost, 10 tokens of a text, and a tenth of the neurons.
+    ``alll`` keeps all layers, the embedding output too, and ``allt`` all tokens."""
     top: Size | None = None
+    """The teacher layer that teaches the student's last; student layer m of M then learns from layer m top / M. Default: ten
+    twelfths of the teacher's depth."""
     pairs_of_layers: Annotated[list[tuple[Layer, Layer]], Field(min_length=1)] | None = None
+    """Pairs (student layer, teacher layer) in place of those that ``keep`` and ``top`` give; 0 is the embedding output."""
     rounding: Literal["half_up", "half_even"] = "half_up"
+    """Rounding of ``m top / M``; ``half_even`` is that of the authors' code."""
     tokens_by: Literal["left", "attention", "random"] = "attention"
+    """The tokens that are kept: the first in reading order (``left``), those that receive most attention from the first token
+    (``attention``), or a random choice for each text (``random``)."""
     separators: bool = False
+    """Whether [SEP] may be kept. Where all tokens are kept, it always is."""
     score: Score = "probability"
+    """For ``attention``: rank tokens by the mean over heads of the attention probabilities, or of the scores before the softmax
+    (``logit``), as in the authors' code."""
     scored_by: Literal["same", "uniform"] = "same"
+    """For ``attention``: the teacher layer that ranks the tokens. ``same``: the one that is distilled; ``uniform``: the one that
+    ``top`` at the teacher's last layer would pair, as in the authors' code. Layer 1 stands for the embedding output."""
     keep_first: bool = False
+    """Keep the first token whatever its rank."""
     neurons_by: Literal["magnitude", "uniform", "random"] = "magnitude"
+    """The coordinates that are kept: those of largest absolute value in each of the teacher's vectors (``magnitude``), evenly
+    spaced ones (``uniform``), or one random set (``random``)."""
     random_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of ``random`` tokens and neurons."""
     width_target: Literal["ignore", "zero_fill"] = "ignore"
+    """What happens to the other neurons: ``ignore`` does not compare them; ``zero_fill`` compares them with 0, as in the authors'
+    code, which teaches the student to be silent there. The mean is then over all neurons."""
     project: Project = "auto"
+    """Learnt linear maps to the teacher's width: one with bias for all layers (``shared``), one for each layer, without bias
+    (``per_layer``), or ``none``, for equal widths. ``auto`` is ``shared`` where the widths differ, else ``none``."""
     normalize: Normalize = "none"
+    """``teacher`` divides the squares of each text by those of what is kept of the teacher's, so that layers of every scale weigh
+    alike."""
 
     def words(self) -> str:
         return f"MSE, {self.keep}, {self.neurons_by}"

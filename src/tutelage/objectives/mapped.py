@@ -201,7 +201,6 @@ class ClosestLayers(Term):
     coordinates in their old places. Teacher layers choose from the top down, each among
     the student's layers below the last choice; one for which none is below takes the last choice too. The loss is the mean square
     over tokens and hidden size, summed over the teacher's layers. A choice is the whole step's, of all processes.
-    ``normalize="teacher"`` divides the squares of each text by the teacher's.
     """
 
     column = "hidden"
@@ -213,6 +212,7 @@ class ClosestLayers(Term):
     """The teacher's layers that teach; ``quarters``: those at a quarter, half, three quarters and the whole of the depth, 3, 6, 9
     and 12 of 12."""
     normalize: Normalize = "none"
+    """``teacher`` divides the squares of each text by the teacher's. The choice of layers is by the squares as they are."""
 
     def words(self) -> str:
         return "MSE of the closest layers"

@@ -46,8 +46,9 @@ class HardLabels(Term):
 class SoftLabels(Term):
     """The teacher's predictions at a temperature (Hinton et al. 2015).
 
-    For regression there is nothing to soften: the loss is the squared error against the teacher's output. ``scale`` is
-    the factor ``temperature ** 2``; ``reduction="mean"`` averages over classes as some reference codes do.
+    ``T^2 KL(softmax(z_t / T) || softmax(z_s / T))``, mean over answers. With several labels a text it is the KL of one Bernoulli
+    a class. Where there is nothing to soften, it is the squared error against the teacher's output (regression), or one minus
+    the cosine (vectors).
     """
 
     column = "predictions"
@@ -55,8 +56,12 @@ class SoftLabels(Term):
 
     kind: Literal["soft_labels"] = "soft_labels"
     temperature: Temperature = 1.0
+    """``T``, by which the logits of both models are divided. No effect on a regression or on vectors."""
     scale: bool = True
+    """Multiply the loss by ``T^2``, so that its gradient keeps its size at a higher temperature."""
     reduction: Literal["batchmean", "mean"] = "batchmean"
+    """Over classes: the sum (``batchmean``), or the mean as in the code of BERT-PKD and TinyBERT (``mean``), which is smaller by
+    the number of classes. With several labels a text it is always the mean."""
 
     def words(self) -> str:
         return f"KL, T={self.temperature:g}"
@@ -84,6 +89,7 @@ class LogitsMSE(Term):
 
     kind: Literal["logits_mse"] = "logits_mse"
     reduction: Literal["mean", "sum"] = "mean"
+    """Mean or sum over classes. Over answers it is always the mean."""
 
     def refusal(self, kind: Answers) -> str | None:
         if not kind.fixed_outputs:
@@ -101,10 +107,7 @@ class LogitsMSE(Term):
 
 
 class PseudoLabels(Term):
-    """Cross-entropy with the class that the teacher finds most likely, as with a label (Tang et al. 2019).
-
-    ``gold`` takes the label of the data instead, where there is one.
-    """
+    """Cross-entropy with the class that the teacher finds most likely, as with a label (Tang et al. 2019)."""
 
     column = "predictions"
     title = "teacher's most likely class"
@@ -112,6 +115,7 @@ class PseudoLabels(Term):
 
     kind: Literal["pseudo_labels"] = "pseudo_labels"
     gold: bool = True
+    """Use the label of the data instead, where there is one."""
 
     def words(self) -> str:
         return "CE of arg max"
@@ -206,7 +210,9 @@ class PTP(Term):
 
     kind: Literal["ptp"] = "ptp"
     classes: Annotated[Size, Field(ge=2)] = 4
+    """Outputs of the classifier: at least the 4 PTP labels, or with ``control=labels`` of the mechanism the task's classes."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout rate of what the classifier reads."""
 
     def words(self) -> str:
         return "CE of PTP labels"

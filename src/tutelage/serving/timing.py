@@ -32,13 +32,15 @@ class Latency(BaseModel):
     batch: int
     """Texts in a batch."""
     threads: int
+    """CPU threads that compute the pass."""
     tokens: int
     """Tokens of each text."""
     p50_ms: float
     """Median in milliseconds."""
     p95_ms: float
+    """95th percentile in milliseconds."""
     spread_ms: float
-    """Distance of the quartiles."""
+    """Distance of the quartiles in milliseconds."""
     rounds: int
     """Passes that were measured."""
 

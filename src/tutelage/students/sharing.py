@@ -53,7 +53,7 @@ def plan_of(stored: int, order: str | list[str]) -> Plan:
     * ``shuffled``: all layers in order, then again with query and key exchanged (SPS). With 6 layers or more, only the upper
       half runs again, as in the paper for 6.
     * ``paired``: the same without exchange.
-    * ``mirror``: all layers in order, then in reverse order with query and key exchanged.
+    * ``mirror``: all layers in order, then those that run again in reverse order with query and key exchanged.
     * ``adjacent``: each layer twice in a row, without exchange (ALBERT's order).
     * a list, such as ``["1", "2", "1s"]``.
 

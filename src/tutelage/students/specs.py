@@ -63,25 +63,25 @@ class StudentSpec(BaseModel):
 
 
 class Copied(StudentSpec):
-    """Some layers of the teacher, with its embeddings, pooler and head.
-
-    * ``layers``: the number of layers, a list of layer numbers (from 1), or ``all``.
-    * ``choose``: ``best`` tries several and takes the one that learns most in a few steps (:mod:`tutelage.run.trials`);
-      ``first``, ``last``, ``spread`` (evenly, first and last included, as in DistilBERT) or ``uniform`` (every N/M-th, the
-      layers that a uniform mapping pairs). Where there is nothing to try (on a corpus) ``best`` is ``first``.
-    * ``source``: copy from this checkpoint of the teacher's family instead (BERT-PKD starts from the pretrained BERT, not
-      from the fine-tuned one). The head is then new.
-    * ``family="distilbert"``: make a DistilBERT from the layers of a BERT. It has no pooler and no token types; the first
-      type's embedding is added to the position embeddings, so that a copy of all layers computes the same as the teacher.
-    """
+    """Some layers of the teacher, with its embeddings, pooler and head."""
 
     inherits, origin = True, "source"
 
     init: Literal["copied"] = "copied"
     layers: Size | LayerNumbers | Literal["all"] = 3
+    """The number of layers, a list of layer numbers (from 1), or ``all``."""
     choose: Literal["best", "first", "last", "spread", "uniform"] = "best"
+    """The layers, where ``layers`` is a number: ``first``, ``last``, ``spread`` (evenly, first and last included, as in
+    DistilBERT) or ``uniform`` (every N/M-th, the layers that a uniform mapping pairs). ``best`` tries several starts for a few
+    steps and takes the one with the lowest loss on held-out texts (:mod:`tutelage.run.trials`); where nothing can be tried, as on
+    a corpus, it is ``first``."""
     source: Place | None = None
+    """A checkpoint to copy from instead of the teacher (BERT-PKD starts from the pretrained BERT, not from the fine-tuned one).
+    The student uses its tokenizer, and its head if that fits the task; else the head is new."""
     family: Literal["distilbert"] | None = None
+    """``distilbert`` makes a DistilBERT from the layers of a BERT. It has no pooler and no token types; the first type's
+    embedding is added to the position embeddings, so that a copy of all layers computes a single text's hidden states as the BERT
+    does. None keeps the family."""
 
 
 class Between(StudentSpec):
@@ -112,10 +112,15 @@ class Fresh(StudentSpec):
 
     init: Literal["fresh"] = "fresh"
     family: str | None = None
+    """Model type of the network (``bert``, ``electra``, ...); none takes the teacher's."""
     layers: Annotated[int, Field(ge=1, le=512)]
+    """Number of layers."""
     hidden: Size | None = None
+    """Width of the hidden states; none takes the teacher's."""
     intermediate: Size | None = None
+    """Number of feed-forward neurons in each layer; none takes the teacher's."""
     heads: Size | None = None
+    """Number of attention heads in each layer; none takes the teacher's."""
     embedding: Size | None = None
     """Width of the embedding table, in families with a separate one (ELECTRA, ALBERT)."""
     like: Place | None = None
@@ -123,12 +128,13 @@ class Fresh(StudentSpec):
 
 
 class Checkpoint(StudentSpec):
-    """A checkpoint: a folder or a Hub id."""
+    """A checkpoint, which brings its own weights and tokenizer."""
 
     origin = "name"
 
     init: Literal["checkpoint"] = "checkpoint"
     name: Place
+    """A folder or a Hub id; of a run's folder its student."""
 
 
 class _Ranked(StudentSpec):
@@ -175,6 +181,9 @@ class Ordered(_Ranked):
 
     init: Literal["ordered"] = "ordered"
     importance: Literal["fisher", "taylor", "first_order"] = "first_order"
+    """Score of a head or neuron: the change of the loss without it, to the first order (``first_order``; DynaBERT); the squared
+    gradient of its mask, summed over examples (``fisher``; Kwon et al. 2022); or weight times gradient, summed over its output
+    weights (``taylor``; ROSITA)."""
 
 
 class Sized(StudentSpec):
@@ -252,57 +261,54 @@ class Reduced(StudentSpec):
 
 
 class BiLSTM(StudentSpec):
-    """Word embeddings and a bidirectional LSTM, which learns from predictions alone (Tang et al. 2019).
-
-    * ``words``: vocabulary size; the most frequent words of the training texts.
-    * ``hidden``: LSTM units per direction.
-    * ``intermediate``: width of the layer before the logits.
-    * ``embedding``: size of the word vectors.
-    * ``channels``: 2 adds a frozen copy of the initial word vectors to the trained ones.
-    """
+    """Word embeddings and a bidirectional LSTM, which learns from predictions alone (Tang et al. 2019)."""
 
     random_start = True
 
     init: Literal["bilstm"] = "bilstm"
     hidden: Size = 300
+    """LSTM units per direction."""
     intermediate: Size = 400
+    """Width of the layer before the logits."""
     embedding: Size = 300
+    """Size of a word's vector in each channel; must be that of ``vectors``, if these are given."""
     channels: Annotated[int, Field(ge=1, le=2)] = 2
+    """2, as in the paper, adds a frozen copy of the initial word vectors to the trained ones."""
     words: Count = 30000
+    """Vocabulary size without special tokens: the most frequent words of the training texts, unlabelled and augmented ones
+    included."""
     vectors: Place | None = None
     """A text file of word vectors (GloVe, fastText's .vec); none starts from random vectors."""
 
 
 class _Narrower(StudentSpec):
-    """A narrower model of the teacher's depth and family.
-
-    * ``hidden``: the new width.
-    * ``strategy``: ``dim`` keeps all heads and makes each narrower; ``head`` removes whole heads.
-    * ``intermediate``: the new feed-forward width; by default in proportion to ``hidden``.
-    * ``decoder``: ``untied`` gives a language model a separate output matrix.
-    """
+    """A narrower model of the teacher's depth and family."""
 
     inherits, origin = True, "source"
 
     hidden: Size
+    """The new width of the hidden states: a multiple of the teacher's number of heads (``dim``) or of its head size
+    (``head``)."""
     strategy: Literal["dim", "head"] = "dim"
+    """``dim`` keeps all heads and makes each narrower; ``head`` removes whole heads."""
     intermediate: Size | None = None
+    """The new number of feed-forward neurons in each layer; none is in proportion to ``hidden``."""
     decoder: Literal["tied", "untied"] = "tied"
+    """``untied`` gives a language model an output matrix of its own; ``tied`` needs a teacher whose output matrix is its
+    embedding table. No effect on other models."""
     source: Place | None = None
     """A checkpoint to inherit from instead of the teacher."""
 
 
 class Inherited(_Narrower):
-    """The teacher with compactors at every matrix, which the mechanism ``pruning`` trains and merges (Wu et al. 2024).
-
-    ``alignment="mask"``: every matrix has its own compactors; those of a group remove the same coordinates. ``"tied"``: the
-    matrices of a group share one compactor (``R = C.T``).
-    """
+    """The teacher with compactors at every matrix, which the mechanism ``pruning`` trains and merges (Wu et al. 2024)."""
 
     needs_mechanism = "pruning"
 
     init: Literal["inherited"] = "inherited"
     alignment: Literal["mask", "tied"] = "mask"
+    """``mask``: every matrix has its own compactors; those of a group remove the same coordinates. ``tied``: the matrices of a
+    group share one compactor (``R = C.T``)."""
 
     @property
     def twin_words(self) -> str:
@@ -315,10 +321,12 @@ class Inherited(_Narrower):
 
 
 class Sliced(_Narrower):
-    """Selected coordinates of the teacher: those with the largest weights (``norm``), or random ones (``random``)."""
+    """Selected coordinates of the teacher, without compactors: the baseline of weight inheritance."""
 
     init: Literal["sliced"] = "sliced"
     choose: Literal["norm", "random"] = "norm"
+    """The coordinates: those with the largest norm of all weights that write or read them (``norm``), or random ones
+    (``random``)."""
 
     @property
     def alignment(self) -> Literal["mask"]:
@@ -326,18 +334,19 @@ class Sliced(_Narrower):
 
 
 class Shared(StudentSpec):
-    """Layers of the teacher, each of which runs more than once (SPS of Pea-KD; :mod:`tutelage.students.sharing`).
-
-    * ``stored``: number of layers to copy from the bottom of the teacher, or a list of layer numbers (from 1).
-    * ``order``: ``shuffled``, ``paired``, ``mirror``, ``adjacent``, or a plan such as ``["1", "2", "1s"]``.
-    """
+    """Layers of the teacher that run more than once (SPS of Pea-KD; :mod:`tutelage.students.sharing`)."""
 
     inherits, origin = True, "source"
 
     init: Literal["shared"] = "shared"
     stored: Size | LayerNumbers = 3
+    """The number of layers to copy from the bottom of the teacher, or a list of layer numbers (from 1)."""
     order: Literal["shuffled", "paired", "mirror", "adjacent"] | list[str] = "shuffled"
+    """The runs: all layers in order, then again with query and key exchanged (``shuffled``), without exchange (``paired``), or
+    backwards with exchange (``mirror``); of 6 layers or more only the upper half runs again. Or each layer twice in a row
+    (``adjacent``), or a plan such as ``["1", "2", "1s"]``, where ``s`` is the exchange."""
     source: Place | None = None
+    """A checkpoint to copy from instead of the teacher. The student uses its tokenizer."""
 
 
 Student = Annotated[SerializeAsAny[StudentSpec], ByKind(StudentSpec, "student", "init")]

@@ -74,7 +74,9 @@ class ComparePlan(_ComparePart):
     """What is compared; one YAML file is this."""
 
     tasks: Annotated[tuple[TeacherTask, ...], Field(min_length=1)]
+    """The tasks, each with its teacher."""
     methods: Annotated[tuple[Annotated[ComparedMethod, BeforeValidator(_method)], ...], Field(min_length=1)]
+    """The methods: names, as ``kd`` or ``tinybert:no_da`` (a method and the part that is left out), or their fields."""
     students: tuple[Place, ...] = ("",)
     """As ``--student`` takes them; empty: the method's own."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_seeds)] = (0, 1, 2)
@@ -91,6 +93,8 @@ class ComparePlan(_ComparePart):
     store: bool = True
     """Keep what the teacher knows of a task's texts on disk, once for all cells that need the same of it."""
     mixed_precision: Precision = "no"
+    """Precision of training and evaluation in all runs. ``no`` is float32; ``auto`` is ``bf16`` where this machine multiplies it
+    faster."""
     settings: dict[str, Any] = {}
     """Settings of all runs, by path."""
 

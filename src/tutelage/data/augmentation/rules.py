@@ -42,9 +42,9 @@ _PURPOSE = 2
 
 
 class Rules(BaseModel):
-    """Settings of the rules; the defaults are the paper's (which uses 10 iterations for MNLI and QQP)."""
+    """Settings of the rules (Tang et al. 2019); the defaults are the paper's."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     kind: Literal["rules"] = "rules"
     p_mask: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -54,8 +54,10 @@ class Rules(BaseModel):
     p_ngram: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Probability that the text is reduced to an n-gram of 1 to 5 words."""
     iterations: Count = 20
+    """How often each text is rewritten; duplicates, and results without an original word, are dropped. The paper uses 10 for MNLI
+    and QQP."""
     mask_token: str = "[MASK]"
-    """The teacher's mask token."""
+    """The mask token. A run replaces it by the teacher's, if that has one."""
 
     @model_validator(mode="after")
     def _check(self) -> Rules:

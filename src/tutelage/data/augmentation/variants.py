@@ -17,18 +17,21 @@ from tutelage.fields import MOST, Count
 
 
 class Augmentation(BaseModel):
-    """How augmented texts are drawn. ``retries=0`` is the behaviour of the paper's code."""
+    """How augmented texts are drawn from substitution candidates (TinyBERT, Jiao et al. 2020)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     kind: Literal["words"] = "words"
     variants: Count = 20
-    """Variants per text; for pairs, per field."""
+    """Variants per text, duplicates included; for pairs, per field."""
     probability: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Probability that a word with candidates is replaced."""
     retries: Annotated[int, Field(ge=0, le=MOST)] = 3
-    """How often a duplicate (of the original or an earlier variant) is drawn again before it is dropped."""
+    """How often a duplicate (of the original or an earlier variant) is drawn again before it is dropped. The paper's code
+    never draws again (0)."""
     fields: Literal["both", "text", "pair"] = "both"
+    """The texts of a pair that are changed, one in each variant: both, the first (``text``) or the second (``pair``). Where
+    answers are positions in the second text, a run changes only the first."""
 
 
 def keys_of(ids: Sequence[str], seed: int, purpose: int) -> npt.NDArray[np.uint64]:

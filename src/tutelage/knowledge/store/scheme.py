@@ -35,10 +35,10 @@ Exponents = dict[int, list[int]]
 class Scheme(BaseModel):
     """What a store keeps for each example."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     classes: Annotated[int, Field(ge=0, le=LARGEST)]
-    """Number of logits per example."""
+    """Number of logits per example; 0 stores none."""
     hidden: Annotated[int, Field(ge=1, le=LARGEST)]
     """The teacher's width ``d``."""
     longest: Annotated[int, Field(ge=1, le=LARGEST)]
@@ -46,10 +46,13 @@ class Scheme(BaseModel):
     columns: tuple[Column, ...] = ()
     """Kept layers, each with the layer whose attention ranks its tokens (``None`` if attention does not choose tokens)."""
     tokens: Tokens = Tokens(count=1)
+    """Kept tokens of each kept layer."""
     neurons: Neurons = Neurons()
+    """Kept coordinates of each kept vector."""
     scorers: tuple[tuple[int, Score], ...] = ()
-    """Attention rankings that are stored in addition if all tokens are kept."""
+    """Attention rankings that are stored in addition if all tokens are kept, each by its layer and score."""
     dtype: Dtype = "float16"
+    """Type of the stored hidden states; ``int8`` has one step size for each vector. Logits are float32."""
 
     @model_validator(mode="after")
     def _a_record_is_possible(self) -> Self:
