@@ -14,8 +14,9 @@ from tutelage.errors import TutelageError
 from tutelage.report.quality import Difference
 from tutelage.report.shrink import Form, Limits, ShapeEntry, Shrink, Trained, page
 from tutelage.run import served
+from tutelage.students.specs import Copied, Pruned
 from tutelage.studies import shrink as study
-from tutelage.studies.shrink import _verdict, students
+from tutelage.studies.shrink import ROOM, _verdict, names, share_at_the_limits, student_of
 from tutelage.tasks import load as loading
 
 SETTINGS: dict[str, Any] = {"quiet": True, "min_retention": 0.1}
@@ -124,11 +125,45 @@ def test_other_amounts_are_refused(given: str) -> None:
 
 
 def test_shapes_are_cut_in_width_or_in_depth() -> None:
-    found = students(6, {})
-    assert list(found)[:2] == ["flops=0.75", "flops=0.5"]
+    found = names(6, {})
+    assert found[:2] == ["flops=0.75", "flops=0.5"]
     assert [name for name in found if name.startswith("layers")] == ["layers=4", "layers=3", "layers=2", "layers=1"]
-    assert [name for name in students(1, {}) if name.startswith("layers")] == []
-    assert "layers=3,vocabulary=trimmed" in students(6, {"vocabulary": "trimmed"})
+    assert [name for name in names(1, {}) if name.startswith("layers")] == []
+    kept = {"vocabulary": "trimmed"}
+    assert "layers=3,vocabulary=trimmed" in names(6, kept)
+    assert student_of("layers=3,vocabulary=trimmed", kept) == Copied(layers=3, vocabulary="trimmed")
+    assert student_of("flops=0.35", {}) == Pruned(target_flops=0.35)
+
+
+def shape_of(share: float, limits: Limits) -> ShapeEntry:
+    """A student whose costs grow evenly with its operations: 1 + 2 s ms, 10 + 10 s MB, 1,000 (1 + s) parameters."""
+    ms, size, parameters = 1 + 2 * share, round((10 + 10 * share) * 1e6), round(1000 * (1 + share))
+    exceeds = limits.exceeded(ms, size, parameters, room=ROOM)
+    return ShapeEntry(name=f"flops={share}", parameters=parameters, ms=ms, bytes=size, exceeds=exceeds)
+
+
+@pytest.mark.parametrize(
+    ("given", "share"),
+    [
+        ({"max_size_mb": 16.55}, 0.65),
+        ({"max_latency_ms": 2 / ROOM}, None),  # half of the operations meets it exactly
+        ({"max_latency_ms": 2.21 / ROOM}, 0.6),
+        ({"max_latency_ms": 2.21 / ROOM, "max_size_mb": 15.55, "max_parameters": 1700}, 0.55),
+        ({"max_size_mb": 17.65}, 0.76),  # only the teacher itself is larger
+        ({"max_size_mb": 10.9}, None),  # not even the smallest
+        ({"max_size_mb": 99}, None),
+    ],
+)
+def test_one_more_share_is_tried_at_which_the_limits_are_just_met(given: dict[str, float], share: float | None) -> None:
+    limits = Limits(min_retention=0.9, **given)
+    shapes = [shape_of(one, limits) for one in (0.5, 0.7, 0.1)]
+    shapes.append(ShapeEntry(name="layers=3", parameters=1, ms=1, bytes=1, exceeds=[]))
+    assert share_at_the_limits(limits, shapes, shape_of(1.0, limits)) == share
+    if share is not None and share < 0.7:
+        assert share_at_the_limits(limits, shapes, None) == share
+        assert not shape_of(share, limits).exceeds and shape_of(share + 0.02, limits).exceeds
+    else:
+        assert share_at_the_limits(limits, shapes, None) is None
 
 
 def found_of(*trained: Trained, answer: str | None = None) -> Shrink:

@@ -12,9 +12,10 @@ meets the limits, it is the answer: it costs no training.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -48,9 +49,16 @@ from tutelage.version import __version__
 FILE = "shrink.yaml"
 """What the search was asked, in its folder."""
 SHARES = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
-"""Operations of the layers that a student keeps, as a share of the teacher's, in students that are cut in width."""
+"""Operations of the layers that a student keeps, as a share of the teacher's, in students that are cut in width. One more share is
+added, at which the limits should just be met."""
 DEPTHS = (2 / 3, 1 / 2, 1 / 3, 1 / 6)
 """Layers that a student keeps, in students that are cut in depth."""
+FORMS: tuple[Literal["pytorch", "onnx", "int8"], ...] = ("pytorch", "onnx", "int8")
+"""Forms of the teacher."""
+ONE: dict[str, Any] = {"batch_sizes": (1,), "threads": (1,)}
+"""What is timed: one text on one thread."""
+STEP = 0.02
+"""Least distance of that share from those that are tried anyway."""
 ROOM = 0.95
 """A shape has to take this share of the limit of time at most, since times vary."""
 TRIED = 3
@@ -113,10 +121,9 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
         if task.teacher is None or not task.teacher.source.has_weights:
             raise TutelageError("shrink measures the teacher itself, and there are no weights of it; give --teacher")
         task.teacher.write_store()
-        wanted = students(task.teacher.source.shape.layers, kept)
         if found is None:
             with tempfile.TemporaryDirectory(prefix="tutelage-") as scratch:
-                found = _costs(task, limits, wanted, str(config.teacher), Path(scratch))
+                found = _costs(task, limits, kept, str(config.teacher), Path(scratch))
             _save(out, found)
         int8, base = found.form("int8"), found.form("onnx").score
         size = speed.count_parameters(task.teacher.source.model)
@@ -127,11 +134,11 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
         fitting = [one for one in reversed(found.shapes) if not one.exceeds]
         if not fitting:
             return _finish(_nothing_fits(found), out)
-        order = _tried(task, found, fitting[:TRIED], wanted, out) + [one.name for one in fitting[TRIED:]]
+        order = _tried(task, found, fitting[:TRIED], kept, out) + [one.name for one in fitting[TRIED:]]
     done = {one.name for one in found.trained}
     for name in order[:MOST_TRAINED]:
         if not found.passed and name not in done:
-            _train(found, name, wanted[name], first, out, quiet, read)
+            _train(found, name, student_of(name, kept), first, out, quiet, read)
             _save(out, found)
     return _finish(found, out)
 
@@ -151,17 +158,48 @@ def _finish(found: Shrink, out: Path) -> Shrink:
 # ------------------------------------------------------------------------------------------------------------------- costs
 
 
-def students(layers: int, kept: dict[str, Any]) -> dict[str, Student]:
-    """The shapes that are considered, by what ``--student`` calls them."""
+def names(layers: int, kept: dict[str, Any], shares: Sequence[float] = SHARES) -> list[str]:
+    """The shapes that are considered first, as ``--student`` calls them."""
     more = "".join(f",{name}={value}" for name, value in kept.items())
-    found: dict[str, Student] = {f"flops={share}{more}": Pruned(target_flops=share, **kept) for share in SHARES}
-    for depth in sorted({max(1, round(share * layers)) for share in DEPTHS}, reverse=True):
-        if depth < layers:
-            found[f"layers={depth}{more}"] = Copied(layers=depth, **kept)
-    return found
+    depths = sorted({max(1, round(share * layers)) for share in DEPTHS}, reverse=True)
+    return [f"flops={share}{more}" for share in shares] + [f"layers={one}{more}" for one in depths if one < layers]
 
 
-def _costs(task: TaskRun, limits: Limits, wanted: dict[str, Student], name_of_teacher: str, folder: Path) -> Shrink:
+def student_of(name: str, kept: dict[str, Any]) -> Student:
+    """The student of a name."""
+    size, _, value = name.partition(",")[0].partition("=")
+    return Pruned(target_flops=float(value), **kept) if size == "flops" else Copied(layers=int(value), **kept)
+
+
+def share_at_the_limits(limits: Limits, shapes: list[ShapeEntry], teacher: ShapeEntry | None) -> float | None:
+    """The share of operations at which a student that is cut in width should just meet the limits: between the largest that meets
+    them and the next, where costs are taken to grow evenly. None where no share is left to try.
+
+    Args:
+        teacher: The teacher in int8, which has all operations; None where a student of its depth and width is smaller.
+    """
+    costs = {
+        float(one.name.partition(",")[0].partition("=")[2]): one for one in shapes if one.name.startswith("flops=")
+    }
+    costs |= {} if teacher is None else {1.0: teacher}
+    fitting = [share for share, one in costs.items() if not one.exceeds]
+    beyond = [share for share in costs if share > max(fitting, default=1.0)]
+    if not beyond:
+        return None
+    low, high = max(fitting), min(beyond)
+    reached, below, above = high, costs[low], costs[high]
+    for limit, less, more in (
+        (limits.max_latency_ms and limits.max_latency_ms * ROOM, below.ms, above.ms),
+        (limits.max_size_mb and limits.max_size_mb * 1e6, below.bytes, above.bytes),
+        (limits.max_parameters, below.parameters, above.parameters),
+    ):
+        if limit is not None and more > limit:
+            reached = min(reached, low + (high - low) * (limit - less) / (more - less))
+    share = math.floor(reached * 100) / 100
+    return share if min(share - low, high - share) >= STEP - 1e-9 else None
+
+
+def _costs(task: TaskRun, limits: Limits, kept: dict[str, Any], name_of_teacher: str, folder: Path) -> Shrink:
     """The forms of the teacher and the shapes of students: sizes and times, all in turn."""
     assert task.teacher is not None
     display, source, kind = task.bench.display, task.teacher.source, task.kind
@@ -171,43 +209,42 @@ def _costs(task: TaskRun, limits: Limits, wanted: dict[str, Student], name_of_te
     sides["onnx"] = to_onnx(teacher, source.tokenizer, folder / "teacher.onnx", kind=kind)
     sides["int8"] = quantize(folder / "teacher.onnx", folder / "teacher.int8.onnx")
     parameters: dict[str, int] = {}
-    for number, (name, spec) in enumerate(wanted.items()):
+    wanted = names(source.shape.layers, kept)
+    for name in wanted:
         display.advance("shapes of students", len(wanted), 1)
         try:
-            network = task.factory.of(spec).rough()
+            sides[name], parameters[name] = _int8(task, student_of(name, kept), folder)
         except TutelageError as error:
             notes.append(f"{name} is left out: {error}")
-            continue
-        parameters[name] = speed.count_parameters(network)
-        graph = folder / f"{number}.onnx"
-        to_onnx(network.cpu().eval(), task.tokenizer, graph, kind=kind)
-        sides[name] = quantize(graph, folder / f"{number}.int8.onnx")
-        graph.unlink()
     if not parameters:
         raise TutelageError(notes[0])
     display.say("measuring speed ...")
     texts = next(iter(task.dev.values()))
-    read = dict.fromkeys(sides, texts.student) | dict.fromkeys(
-        ("pytorch", "onnx", "int8"), texts.teacher or texts.student
-    )
-    inputs = {name: typical(read[name], teacher) for name in sides}
-    times, core = latency(sides, inputs, batch_sizes=(1,), threads=(1,))
+    read = {name: (texts.teacher or texts.student) if name in FORMS else texts.student for name in sides}
+    times, core = latency(sides, {name: typical(one, teacher) for name, one in read.items()}, **ONE)
     if (busy := speed.busy_note(core)) is not None:
         notes.append(busy)
-    forms = []
-    chosen = task.selection
-    for form in ("pytorch", "onnx", "int8"):
+    chosen, forms = task.selection, list[Form]()
+    for form in FORMS:
         side = sides[form]
         encoded = chosen.teacher or chosen.student
         logits = side.answers(encoded) if isinstance(side, OnnxModel) else task.bench.predict(teacher, encoded, form)
         bytes_ = side.bytes if isinstance(side, OnnxModel) else sum(p.nbytes for p in teacher.parameters())
         score = kind.scores(task.data, logits, chosen)[task.data.metrics[0]]
-        forms.append(Form(form=cast(Any, form), ms=times[form][0].p50_ms, bytes=bytes_, score=score))
-    shapes = []
-    for name, count in parameters.items():
-        side, ms = cast(OnnxModel, sides[name]), times[name][0].p50_ms
-        exceeds = limits.exceeded(ms, side.bytes, count, room=ROOM)
-        shapes.append(ShapeEntry(name=name, parameters=count, ms=ms, bytes=side.bytes, exceeds=exceeds))
+        forms.append(Form(form=form, ms=times[form][0].p50_ms, bytes=bytes_, score=score))
+
+    def entry(name: str, ms: float, count: int) -> ShapeEntry:
+        bytes_ = cast(OnnxModel, sides[name]).bytes
+        exceeds = limits.exceeded(ms, bytes_, count, room=ROOM)
+        return ShapeEntry(name=name, parameters=count, ms=ms, bytes=bytes_, exceeds=exceeds)
+
+    shapes = [entry(name, times[name][0].p50_ms, count) for name, count in parameters.items()]
+    whole = None if kept else entry("int8", times["int8"][0].p50_ms, speed.count_parameters(teacher))
+    if (share := share_at_the_limits(limits, shapes, whole)) is not None:
+        (name,) = names(0, kept, shares=(share,))
+        sides[name], count = _int8(task, student_of(name, kept), folder)
+        its, _ = latency({name: sides[name]}, typical(texts.student, teacher), **ONE)
+        shapes.append(entry(name, its[name][0].p50_ms, count))
     return Shrink(
         tutelage=__version__,
         teacher=name_of_teacher,
@@ -221,10 +258,23 @@ def _costs(task: TaskRun, limits: Limits, wanted: dict[str, Student], name_of_te
     )
 
 
+def _int8(task: TaskRun, spec: Student, folder: Path) -> tuple[OnnxModel, int]:
+    """An untrained student in int8, and its parameters.
+
+    Raises:
+        TutelageError: when the teacher has no such student.
+    """
+    network = task.factory.of(spec).rough()
+    graph = folder / "student.onnx"
+    to_onnx(network.cpu().eval(), task.tokenizer, graph, kind=task.kind)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".onnx", delete=False) as file:
+        return quantize(graph, Path(file.name)), speed.count_parameters(network)
+
+
 # ------------------------------------------------------------------------------------------------------------------ answers
 
 
-def _tried(task: TaskRun, found: Shrink, shapes: list[ShapeEntry], wanted: dict[str, Student], out: Path) -> list[str]:
+def _tried(task: TaskRun, found: Shrink, shapes: list[ShapeEntry], kept: dict[str, Any], out: Path) -> list[str]:
     """The shapes in the order of their held-out loss after some steps."""
     steps = sum(plan.steps for plan in task.plans)
     stage = trials.trial_stage(task.config.recipe.stages[-1], steps, taught=True, labels=True)
@@ -235,7 +285,7 @@ def _tried(task: TaskRun, found: Shrink, shapes: list[ShapeEntry], wanted: dict[
     def tried() -> Iterator[Any]:
         for shape in shapes:
             task.bench.display.say(f"trying {shape.name} for {stage.max_steps} steps")
-            made = task.factory.of(_spread(wanted[shape.name])).make()
+            made = task.factory.of(_spread(student_of(shape.name, kept))).make()
             yield ground.trial(shape.name, stage, made)
 
     result = trials.best_of(out / "trials.json", ground, tried, stage.max_steps or 0)
