@@ -117,7 +117,7 @@ def against(runs: common.Runs, arm: str, score: Callable[[Mapping[str, Any]], fl
 
 
 def page(results: Results) -> Results:
-    rows, gains = [], []
+    rows, gains, worst = [], [], []
     for task in results["teachers"]:
         runs = common.of(results["runs"], task=task)
         for arm in dict.fromkeys(run["arm"] for run in runs):
@@ -132,15 +132,18 @@ def page(results: Results) -> Results:
             rows.append([task, arm, *cells])
         for arm, form in ARMS.items():
             exact = against(runs, arm, lambda run: run["float32"])
-            gains.append(
-                f"{task} in {form} {against(runs, arm, lambda run, form=form: run['forms'][form]['score'])} (in float32 {exact})"
-            )
+            found = against(runs, arm, lambda run, form=form: run["forms"][form]["score"])
+            gains.append(f"{task} in {form} {found} (in float32 {exact})")
+            sides = {name: common.of(runs, arm=name) for name in (arm, "compact")}
+            least = [min((run["forms"][form]["change"]["value"] for run in of), default=0.0) for of in sides.values()]
+            worst.append(f"{task} in {form} {least[0]:+.4f} (`compact`: {least[1]:+.4f})")
     heads = [cell for form in FORMS for cell in (form, "change (worst)", "agreement")]
     sizes = {form: [run["forms"][form]["bytes"] / 1e6 for run in results["runs"]] for form in FORMS}
     texts = {run["task"]: run["texts"] for run in results["runs"]}
     return {
         "table": table(["task", "method", "float32", *heads], rows),
         "gains": "; ".join(gains),
+        "worst": "; ".join(worst),
         "metrics": ", ".join(f"{task}: {found['metric']}" for task, found in results["teachers"].items()),
         "texts": ", ".join(f"{task}: {number:,}" for task, number in texts.items()),
         "sizes": ", ".join(f"{mean(values):.1f} MB in {form}" for form, values in sizes.items() if values),

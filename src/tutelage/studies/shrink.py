@@ -15,7 +15,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -158,11 +158,16 @@ def _finish(found: Shrink, out: Path) -> Shrink:
 # ------------------------------------------------------------------------------------------------------------------- costs
 
 
-def names(layers: int, kept: dict[str, Any], shares: Sequence[float] = SHARES) -> list[str]:
-    """The shapes that are considered first, as ``--student`` calls them."""
-    more = "".join(f",{name}={value}" for name, value in kept.items())
+def name_of(size: str, value: float, kept: dict[str, Any]) -> str:
+    """A shape as ``--student`` calls it."""
+    return f"{size}={value}" + "".join(f",{name}={given}" for name, given in kept.items())
+
+
+def names(layers: int, kept: dict[str, Any]) -> list[str]:
+    """The shapes that are considered first."""
     depths = sorted({max(1, round(share * layers)) for share in DEPTHS}, reverse=True)
-    return [f"flops={share}{more}" for share in shares] + [f"layers={one}{more}" for one in depths if one < layers]
+    cut = [name_of("flops", share, kept) for share in SHARES]
+    return cut + [name_of("layers", depth, kept) for depth in depths if depth < layers]
 
 
 def student_of(name: str, kept: dict[str, Any]) -> Student:
@@ -241,7 +246,7 @@ def _costs(task: TaskRun, limits: Limits, kept: dict[str, Any], name_of_teacher:
     shapes = [entry(name, times[name][0].p50_ms, count) for name, count in parameters.items()]
     whole = None if kept else entry("int8", times["int8"][0].p50_ms, speed.count_parameters(teacher))
     if (share := share_at_the_limits(limits, shapes, whole)) is not None:
-        (name,) = names(0, kept, shares=(share,))
+        name = name_of("flops", share, kept)
         sides[name], count = _int8(task, student_of(name, kept), folder)
         its, _ = latency({name: sides[name]}, typical(texts.student, teacher), **ONE)
         shapes.append(entry(name, its[name][0].p50_ms, count))
