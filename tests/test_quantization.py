@@ -126,8 +126,10 @@ def test_blocks_are_rounded_as_in_files() -> None:
 
 def test_the_plan_says_which_file_the_student_is_trained_for() -> None:
     assert Quantization().plan(None, None, 1) == ["  computes as the int8 file of tutelage export"]
-    late = "  computes as the int8 file of tutelage export from step 4 of 5, and where it is scored"
+    late = "  computes as the int8 file of tutelage export from step 4 of 5 on, and whenever it is scored"
     assert Quantization(begin=0.7).plan(None, None, 5) == [late]
+    with pytest.raises(TutelageError, match="stage 'distill' has 1 step, and rounds after the first; set quantization"):
+        Quantization(begin=0.7).plan(None, SimpleNamespace(stage=SimpleNamespace(name="distill")), 1)
     both = Quantization(table_bits=4, weight_bits=4)
     assert both.plan(None, None, 1) == ["  computes as the int8 file of tutelage export --table-bits 4 --weight-bits 4"]
 
@@ -143,6 +145,7 @@ def test_rounding_begins_after_its_share_of_the_steps_and_holds_where_the_studen
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(1, 5):
         assert torch.equal(model(ids).logits.detach(), exact if step < 3 else scored), step
+        assert hook.unfinished() == (step < 3)  # patience does not end the stage before a step is rounded
         if step == 3:
             later = Quantizer(Quantization(begin=0.5), tiny_model(layers=1))
             later.restore(hook.state())

@@ -145,7 +145,7 @@ def shape_of(share: float, limits: Limits) -> ShapeEntry:
 @pytest.mark.parametrize(
     ("given", "share"),
     [
-        ({"max_size_mb": 16.55}, 0.65),
+        ({"max_size_mb": 16.5}, 0.65),
         ({"max_latency_ms": 2 / ROOM}, None),  # half of the operations meets it exactly
         ({"max_latency_ms": 2.21 / ROOM}, 0.6),
         ({"max_latency_ms": 2.21 / ROOM, "max_size_mb": 15.55, "max_parameters": 1700}, 0.55),

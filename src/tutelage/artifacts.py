@@ -206,16 +206,21 @@ def sync(place: Path) -> None:
 
 
 @contextmanager
-def held(lock: Path, message: str, patience: float = 0.0) -> Iterator[None]:
+def held(lock: Path, message: str, patience: float = 0.0, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
     """While this lasts, no other process holds the file ``lock``, on this machine or another that shares the disk.
 
     Raises:
-        TutelageError: with ``message``, when another still does after ``patience`` seconds.
+        TutelageError: with ``message``, when another still does after ``patience`` seconds. ``waits`` is called before they begin.
         OSError: the file cannot be made.
     """
     ours = FileLock(lock)
     try:
-        ours.acquire(timeout=patience)
+        try:
+            ours.acquire(timeout=0)
+        except Timeout:
+            if patience:
+                waits()
+            ours.acquire(timeout=patience)
     except Timeout:
         raise TutelageError(message) from None
     try:

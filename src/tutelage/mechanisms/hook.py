@@ -44,6 +44,10 @@ class Hook:
         """Called after step ``step`` (from 1) of ``total``. Returns whether the student's parameters were replaced."""
         return False
 
+    def unfinished(self) -> bool:
+        """Whether the stage must go on though its score does not improve: patience is counted from when this is False."""
+        return False
+
     def shown(self) -> dict[str, float]:
         """Values for the log line."""
         return {}

@@ -41,9 +41,11 @@ from tutelage.teachers.teacher import predicted
 from tutelage.training import checkpoint
 
 LOCK = ".lock"
-READING = 60.0
-"""Seconds that a process waits for the folder of a finished run: who holds it only reads the report."""
 """In a folder that a process writes to."""
+
+READING = 600.0
+"""Seconds that a process waits for the folder of a finished run. Who holds it does not train: it compares the data with those that
+the run has learnt from, and reads the report, or is about to end."""
 
 PROJECTIONS = "projections.safetensors"
 """In the folder of a finished run: the linear maps between its student and its teacher."""
@@ -313,7 +315,7 @@ def workspace(config: RunConfig, *, resume: bool, quiet: bool) -> Iterator[Works
         raise TutelageError(
             f'the tracker {config.tracker!r} is not installed; pip install "tutelage[{config.tracker}]"'
         )
-    with locked(config.out):
+    with locked(config.out, Display(quiet).say):
         _quieten()
         accelerator = new_accelerator(config.mixed_precision, config.tracker, config.out)
         folder = run_folder(config, resume)
@@ -332,9 +334,10 @@ def _rank() -> int:
 
 
 @contextmanager
-def locked(out: str | None) -> Iterator[None]:
+def locked(out: str | None, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """While this lasts, no other process can lock the same folder, on this machine or another that shares it. The lock is a file in
-    the folder, which is made for it, and removed again if nothing was written.
+    the folder, which is made for it, and removed again if nothing was written. The folder of a finished run is waited for, which
+    ``say`` is told.
 
     Raises:
         TutelageError: when another does, or the folder cannot be made.
@@ -350,7 +353,10 @@ def locked(out: str | None) -> Iterator[None]:
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         another = f"another process writes to {out!r}; wait until it ends, or give another --out"
-        taken.enter_context(held(folder / LOCK, another, READING if (folder / REPORT).exists() else 0.0))
+        patience = READING if (folder / REPORT).exists() else 0.0
+        taken.enter_context(
+            held(folder / LOCK, another, patience, lambda: say(f"waiting for another process that reads {out} ..."))
+        )
     except TutelageError:
         raise
     except (OSError, ValueError) as error:

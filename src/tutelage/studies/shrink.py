@@ -58,7 +58,7 @@ FORMS: tuple[Literal["pytorch", "onnx", "int8"], ...] = ("pytorch", "onnx", "int
 ONE: dict[str, Any] = {"batch_sizes": (1,), "threads": (1,)}
 """What is timed: one text on one thread."""
 STEP = 0.02
-"""Least distance of that share from those that are tried anyway."""
+"""Least distance of the added share from those that are tried anyway."""
 ROOM = 0.95
 """A shape has to take this share of the limit of time at most, since times vary."""
 TRIED = 3
@@ -181,7 +181,7 @@ def share_at_the_limits(limits: Limits, shapes: list[ShapeEntry], teacher: Shape
     them and the next, where costs are taken to grow evenly. None where no share is left to try.
 
     Args:
-        teacher: The teacher in int8, which has all operations; None where a student of its depth and width is smaller.
+        teacher: The teacher in int8; None with a trimmed vocabulary, where a student of all operations is smaller than the teacher.
     """
     costs = {
         float(one.name.partition(",")[0].partition("=")[2]): one for one in shapes if one.name.startswith("flops=")
@@ -200,7 +200,7 @@ def share_at_the_limits(limits: Limits, shapes: list[ShapeEntry], teacher: Shape
     ):
         if limit is not None and more > limit:
             reached = min(reached, low + (high - low) * (limit - less) / (more - less))
-    share = math.floor(reached * 100) / 100
+    share = math.floor(reached * 100 + 1e-6) / 100
     return share if min(share - low, high - share) >= STEP - 1e-9 else None
 
 
@@ -248,8 +248,11 @@ def _costs(task: TaskRun, limits: Limits, kept: dict[str, Any], name_of_teacher:
     if (share := share_at_the_limits(limits, shapes, whole)) is not None:
         name = name_of("flops", share, kept)
         sides[name], count = _int8(task, student_of(name, kept), folder)
-        its, _ = latency({name: sides[name]}, typical(texts.student, teacher), **ONE)
-        shapes.append(entry(name, its[name][0].p50_ms, count))
+        if count not in parameters.values():  # where few heads can be cut, two shares may be one student
+            both = {one: sides[one] for one in (shapes[0].name, name)}
+            its, _ = latency(both, typical(texts.student, teacher), **ONE)
+            since = shapes[0].ms / its[shapes[0].name][0].p50_ms  # the machine may be busier now
+            shapes.append(entry(name, its[name][0].p50_ms * since, count))
     return Shrink(
         tutelage=__version__,
         teacher=name_of_teacher,
@@ -272,8 +275,7 @@ def _int8(task: TaskRun, spec: Student, folder: Path) -> tuple[OnnxModel, int]:
     network = task.factory.of(spec).rough()
     graph = folder / "student.onnx"
     to_onnx(network.cpu().eval(), task.tokenizer, graph, kind=task.kind)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".onnx", delete=False) as file:
-        return quantize(graph, Path(file.name)), speed.count_parameters(network)
+    return quantize(graph, folder / f"{len(list(folder.iterdir()))}.onnx"), speed.count_parameters(network)
 
 
 # ------------------------------------------------------------------------------------------------------------------ answers

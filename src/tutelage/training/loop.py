@@ -261,7 +261,8 @@ def train(
             log.scores.append([epoch, value])
             before = -math.inf if log.best is None else log.best["score"]
             # Of equal scores, which are common on a small split, the later: the longer training shows where the split does not.
-            without_better = 0 if value >= before else without_better + 1
+            waits = any(hook.unfinished() for hook in hooks)
+            without_better = 0 if value >= before or waits else without_better + 1
             if stage.select == "best" and value >= before:
                 log.best = {"epoch": epoch, "score": value}
                 best = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}

@@ -123,6 +123,9 @@ class Quantizer(Hook):
         self._learns = step >= int(self._begin * total)
         return False
 
+    def unfinished(self) -> bool:
+        return not self._learns
+
     def state(self) -> dict[str, Tensor]:
         return {"learns": torch.tensor(self._learns)}
 

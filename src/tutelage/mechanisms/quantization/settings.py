@@ -38,9 +38,12 @@ class Quantization(Mechanism):
     def plan(self, scene: Scene, stage: StageScene, steps: int) -> list[str]:
         bits = {"--table-bits": self.table_bits, "--weight-bits": self.weight_bits}
         options = "".join(f" {name} {value}" for name, value in bits.items() if value != 8)
-        first = (
-            f" from step {max(int(self.begin * steps), 1) + 1} of {steps}, and where it is scored" if self.begin else ""
-        )
+        begin = max(int(self.begin * steps), 1) + 1
+        if self.begin and begin > steps:
+            raise TutelageError(
+                f"stage {stage.stage.name!r} has {steps} step, and rounds after the first; set quantization.begin=0"
+            )
+        first = f" from step {begin} of {steps} on, and whenever it is scored" if self.begin else ""
         return [f"  computes as the int8 file of tutelage export{options}{first}"]
 
     def int8_file(self) -> dict[str, int]:
