@@ -120,7 +120,7 @@ def add(results: Results, part: str, one: dict[str, Any]) -> None:
 
 def measure(arguments: Arguments) -> Iterator[Results]:
     results: Results = {"teachers": [], "runs": [], "parts": [], **before(arguments.out)}
-    results["parts"] = [part for part in results["parts"] if part != settings(arguments)] + [settings(arguments)]
+    part = {name: value for name, value in settings(arguments).items() if name != "again"}
     done = {identity(one) for one in results["runs"]}
     places: dict[tuple[str, str], dict[str, Path]] = {}
     for teacher in arguments.teachers.split(","):
@@ -137,6 +137,8 @@ def measure(arguments: Arguments) -> Iterator[Results]:
             }
             if not place.exists() and {(teacher, task, *key) for key in folders} <= done:
                 continue
+            if part not in results["parts"]:
+                results["parts"].append(part)
             known = places[teacher, task] = {"teacher": place / "teacher"}
             start = Checkpoint(name=str(arguments.models / MODELS[teacher]))
             common_settings = {"data": data, "mixed_precision": arguments.mixed_precision}
@@ -191,7 +193,7 @@ def page(results: Results) -> Results:
             if any(one["twin"] for one in mine):
                 rows.append(row_of(point, "its twin", [(one, one["twin"]) for one in mine], known))
         heads = ["model", "as", *known, "kept", "MB", "ms", "speed"]
-        trained = dict.fromkeys(one.get("precision", "no") for one in (*known.values(), *runs))
+        trained = dict.fromkeys(one["precision"] for one in (*known.values(), *runs))
         words = " and ".join("float32" if one == "no" else one for one in trained)
         lines += [f"## {MODELS[teacher]}", "", f"Trained in {words}.", "", *table(heads, rows), *claims(runs, known)]
     commands = " and ".join(f"`{SCRIPT.command(part)}`" for part in results["parts"])

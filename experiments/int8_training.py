@@ -18,7 +18,8 @@ from typing import Any
 
 import as_served
 import common
-from cascade import pool_of
+from cascade import POOL, pool_of
+from front import ROWS
 
 import tutelage
 from tutelage.data.config import DataConfig
@@ -50,7 +51,7 @@ SCRIPT.add_argument("--steps", type=int, default=300, help="optimiser steps of e
 
 def rounded(folder: Path, data: DataConfig, place: Path) -> dict[str, Any]:
     """Scores in float32 and in each form, and how far that is from float32."""
-    done = place / "forms.json"
+    done = place / "new_texts.json"
     if done.exists():
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return found
@@ -81,7 +82,9 @@ def rounded(folder: Path, data: DataConfig, place: Path) -> dict[str, Any]:
 
 def measure(arguments: Arguments) -> Iterator[Results]:
     results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
-    for task in arguments.tasks.split(","):
+    for task in common.chosen(SCRIPT, arguments.tasks, ("clinc", *POOL)):
+        if arguments.rows > ROWS.get(task, arguments.rows):
+            SCRIPT.error(f"--rows {arguments.rows}: of {task} the rows after {ROWS[task]} are scored")
         data, new = pool_of(arguments, task)
         data = data.model_copy(update={"max_train": arguments.rows})
         how: dict[str, Any] = {"epochs": 8, "lr": 3e-4} if task == "clinc" else {"epochs": 3}
@@ -136,7 +139,7 @@ def page(results: Results) -> Results:
             gains.append(f"{task} in {form} {found} (in float32 {exact})")
             sides = {name: common.of(runs, arm=name) for name in (arm, "compact")}
             least = [min((run["forms"][form]["change"]["value"] for run in of), default=0.0) for of in sides.values()]
-            worst.append(f"{task} in {form} {least[0]:+.4f} (`compact`: {least[1]:+.4f})")
+            worst.append(f"{task} in {form} {least[0]:+.4f} ({least[1]:+.4f})")
     heads = [cell for form in FORMS for cell in (form, "change (worst)", "agreement")]
     sizes = {form: [run["forms"][form]["bytes"] / 1e6 for run in results["runs"]] for form in FORMS}
     texts = {run["task"]: run["texts"] for run in results["runs"]}

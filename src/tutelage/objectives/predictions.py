@@ -58,7 +58,8 @@ class SoftLabels(Term):
     temperature: Temperature = 1.0
     """``T``, by which the logits of both models are divided. No effect on a regression or on vectors."""
     scale: bool = True
-    """Multiply the loss by ``T^2``, so that its gradient keeps its size at a higher temperature."""
+    """Multiply the loss by ``T^2``, so that its gradient keeps its size at a higher temperature. No effect on a regression or on
+    vectors."""
     reduction: Literal["batchmean", "mean"] = "batchmean"
     """Over classes: the sum (``batchmean``), or the mean as in the code of BERT-PKD and TinyBERT (``mean``), which is smaller by
     the number of classes. With several labels a text it is always the mean."""

@@ -81,7 +81,7 @@ class Copied(StudentSpec):
     family: Literal["distilbert"] | None = None
     """``distilbert`` makes a DistilBERT from the layers of a BERT. It has no pooler and no token types; the first type's
     embedding is added to the position embeddings, so that a copy of all layers computes a single text's hidden states as the BERT
-    does. None keeps the family."""
+    does. On a task its head is new. None keeps the family."""
 
 
 class Between(StudentSpec):
@@ -106,25 +106,25 @@ class Between(StudentSpec):
 
 
 class Fresh(StudentSpec):
-    """A network with random weights. Family and sizes default to the teacher's."""
+    """A network with random weights. Family and sizes default to those of ``like``, else to the teacher's."""
 
     origin, random_start = "like", True
 
     init: Literal["fresh"] = "fresh"
     family: str | None = None
-    """Model type of the network (``bert``, ``electra``, ...); none takes the teacher's."""
+    """Model type of the network (``bert``, ``electra``, ...)."""
     layers: Annotated[int, Field(ge=1, le=512)]
     """Number of layers."""
     hidden: Size | None = None
-    """Width of the hidden states; none takes the teacher's."""
+    """Width of the hidden states."""
     intermediate: Size | None = None
-    """Number of feed-forward neurons in each layer; none takes the teacher's."""
+    """Number of feed-forward neurons in each layer."""
     heads: Size | None = None
-    """Number of attention heads in each layer; none takes the teacher's."""
+    """Number of attention heads in each layer."""
     embedding: Size | None = None
     """Width of the embedding table, in families with a separate one (ELECTRA, ALBERT)."""
     like: Place | None = None
-    """A checkpoint that replaces the teacher as the source of family, vocabulary and sizes, if there is no teacher."""
+    """A checkpoint that gives family, vocabulary and sizes in the teacher's place; needed where there is no teacher."""
 
 
 class Checkpoint(StudentSpec):

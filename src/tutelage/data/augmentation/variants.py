@@ -23,7 +23,7 @@ class Augmentation(BaseModel):
 
     kind: Literal["words"] = "words"
     variants: Count = 20
-    """Variants per text, duplicates included; for pairs, per field."""
+    """Variants that are drawn of each text, of pairs of each field; duplicates among them are dropped."""
     probability: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Probability that a word with candidates is replaced."""
     retries: Annotated[int, Field(ge=0, le=MOST)] = 3

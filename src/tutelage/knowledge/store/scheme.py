@@ -52,7 +52,8 @@ class Scheme(BaseModel):
     scorers: tuple[tuple[int, Score], ...] = ()
     """Attention rankings that are stored in addition if all tokens are kept, each by its layer and score."""
     dtype: Dtype = "float16"
-    """Type of the stored hidden states; ``int8`` has one step size for each vector. Logits are float32."""
+    """Type of the stored hidden states; ``int8`` has one step size for each vector, and a power of two for each neuron. Logits are
+    float32."""
 
     @model_validator(mode="after")
     def _a_record_is_possible(self) -> Self:
