@@ -244,7 +244,8 @@ def claims(runs: common.Runs, known: Mapping[str, Any]) -> list[str]:
             if whole:
                 mean, half = interval([float(value) for value in whole])
                 noise = "one seed" if half is None else f"± {half:.3f}"
-                said.append(f"* {point} against {words}: {mean:+.3f} ({noise}), mean over {len(tasks)} tasks")
+                over = "one task" if len(tasks) == 1 else f"mean over {len(tasks)} tasks"
+                said.append(f"* {point} against {words}: {mean:+.3f} ({noise}), {over}")
     return [*said, ""] if said else []
 
 
