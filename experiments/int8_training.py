@@ -138,7 +138,9 @@ def page(results: Results) -> Results:
             found = against(runs, arm, lambda run, form=form: run["forms"][form]["score"])
             gains.append(f"{task} in {form} {found} (in float32 {exact})")
             sides = {name: common.of(runs, arm=name) for name in (arm, "compact")}
-            least = [min((run["forms"][form]["change"]["value"] for run in of), default=0.0) for of in sides.values()]
+            if not all(sides.values()):
+                continue
+            least = [min(run["forms"][form]["change"]["value"] for run in of) for of in sides.values()]
             worst.append(f"{task} in {form} {least[0]:+.4f} ({least[1]:+.4f})")
     heads = [cell for form in FORMS for cell in (form, "change (worst)", "agreement")]
     sizes = {form: [run["forms"][form]["bytes"] / 1e6 for run in results["runs"]] for form in FORMS}

@@ -172,8 +172,14 @@ def names(layers: int, kept: dict[str, Any]) -> list[str]:
 
 def student_of(name: str, kept: dict[str, Any]) -> Student:
     """The student of a name."""
-    size, _, value = name.partition(",")[0].partition("=")
+    size, value = _size_of(name)
     return Pruned(target_flops=float(value), **kept) if size == "flops" else Copied(layers=int(value), **kept)
+
+
+def _size_of(name: str) -> tuple[str, str]:
+    """What a name says of the size: ``flops`` or ``layers``, and how much of it."""
+    size, _, value = name.partition(",")[0].partition("=")
+    return size, value
 
 
 def share_at_the_limits(limits: Limits, shapes: list[ShapeEntry], teacher: ShapeEntry | None) -> float | None:
@@ -183,9 +189,7 @@ def share_at_the_limits(limits: Limits, shapes: list[ShapeEntry], teacher: Shape
     Args:
         teacher: The teacher in int8; None with a trimmed vocabulary, where a student of all operations is smaller than the teacher.
     """
-    costs = {
-        float(one.name.partition(",")[0].partition("=")[2]): one for one in shapes if one.name.startswith("flops=")
-    }
+    costs = {float(value): one for one in shapes for size, value in [_size_of(one.name)] if size == "flops"}
     costs |= {} if teacher is None else {1.0: teacher}
     fitting = [share for share, one in costs.items() if not one.exceeds]
     beyond = [share for share in costs if share > max(fitting, default=1.0)]
