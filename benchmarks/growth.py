@@ -32,14 +32,14 @@ from tutelage import anatomy
 from tutelage.data import batches
 from tutelage.data.batches import Batch, Totals
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import Data, Encoded, Examples, encode
+from tutelage.data.examples import Data, Encoded, Examples, Rows, encode
 from tutelage.data.texts import Texts
 from tutelage.evaluation.speed import encoder_flops
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.selection import Selected
 from tutelage.knowledge.store import reading, writing
 from tutelage.knowledge.store.records import Contents
-from tutelage.knowledge.store.scheme import Scheme
+from tutelage.knowledge.store.scheme import Exponents, Scheme
 from tutelage.mechanisms.team.settings import Team
 from tutelage.mechanisms.team.teacher import TeamTeacher
 from tutelage.mechanisms.team.weights import Weights
@@ -225,7 +225,7 @@ def store_writer(size: Size, work: Path) -> tuple[Callable[[], reading.Store], i
     about |= {"teacher_fingerprint": "0" * 16, "tokenizer_fingerprint": "0" * 16}
     assert contents.logits is not None
 
-    def taken(rows: np.ndarray) -> Contents:
+    def taken(rows: Rows, exponents: Exponents) -> Contents:
         chosen = torch.from_numpy(rows % BLOCK)
         parts = {column: part.each(lambda t: t[chosen]) for column, part in contents.parts.items()}
         return Contents(contents.mask[chosen], contents.separators[chosen], contents.logits[chosen], parts)  # type: ignore[index]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -44,3 +47,15 @@ def resident_mb() -> int | None:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
     except OSError:
         return None
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for cycles meanwhile, which takes a quarter of the time where millions of objects are made that have none."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +291,7 @@ def measured(values: Sequence[Any]) -> bool:
 
 
 # Classes
+@lru_cache(maxsize=4096)
 def loose(name: str) -> str:
     """The name without what people vary by mistake: case, spaces, the way that accents are encoded, invisible characters."""
     seen = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
