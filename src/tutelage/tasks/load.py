@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tutelage import memory
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples, keys_of, rows_among
 from tutelage.data.labels import listed, places_of
@@ -26,6 +27,7 @@ ReadData = Callable[[DataConfig], Data]
 """As :func:`load_data`; one that reads the same texts once serves several runs."""
 
 
+@memory.uncollected()
 def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
     """The data that a configuration names. ``known`` are the classes of a model, for files that need not show them all.
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage import memory
 from tutelage.data.readers.delimited import read_delimited
 from tutelage.data.readers.rows import read_rows
 from tutelage.data.readers.table import FileTable
@@ -110,11 +109,10 @@ def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True, *, w
             raise TutelageError(f"{path} names its columns; leave out --no-header")
         return _read_parquet(path, () if whole else wanted)
     text, notes = read_text(path)
-    with memory.uncollected():
-        if ending in (".csv", ".tsv"):
-            table = read_delimited(path, text, "\t" if ending == ".tsv" else ",", wanted, header)
-        else:
-            table = read_rows(path, text, wanted, header)
+    if ending in (".csv", ".tsv"):
+        table = read_delimited(path, text, "\t" if ending == ".tsv" else ",", wanted, header)
+    else:
+        table = read_rows(path, text, wanted, header)
     table.notes[:0] = notes
     return table
 
