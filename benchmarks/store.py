@@ -86,7 +86,15 @@ def measure_size(count: int, folder: Path, contents: Contents) -> dict[str, floa
     ids = [f"train/{i}" for i in range(count)]
     index, about = np.empty(count, dtype=reading.INDEX), common.about_store("invented", "no")
     index["id"], index["key"], index["length"] = hashes(ids), mixed(np.arange(count)), LENGTH
-    given = (folder, SCHEME, index, lambda rows, exponents: taken(contents, rows), about, {}, lambda place: place.mkdir())
+    given = (
+        folder,
+        SCHEME,
+        index,
+        lambda rows, exponents: taken(contents, rows),
+        about,
+        {},
+        lambda place: place.mkdir(),
+    )
     wrote = common.seconds_of(lambda: writing.write(*given))
     size = sum(path.stat().st_size for path in folder.glob("shard-*.bin"))
     assert size == int(SCHEME.record_bytes(index["length"]).sum()) == count * RECORD, (size, count * RECORD)

@@ -106,7 +106,7 @@ def cell(place: Path, config: RunConfig, data: DataConfig, again: bool) -> dict[
 
 def identity(one: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells a model from the others in the results."""
-    return tuple(one.get(name) for name in ("teacher", "task", "point", "seed"))
+    return tuple(one.get(name) for name in ("teacher", "task", "point", "seed", "precision"))
 
 
 def add(results: Results, part: str, one: dict[str, Any]) -> None:
@@ -135,7 +135,8 @@ def measure(arguments: Arguments) -> Iterator[Results]:
             folders = {
                 (point, seed): f"{point.replace(' ', '').replace('/', 'of')}-{seed}" for point, seed, _ in points
             }
-            if not place.exists() and {(teacher, task, *key) for key in folders} <= done:
+            precision = arguments.mixed_precision
+            if not place.exists() and {(teacher, task, *key, precision) for key in folders} <= done:
                 continue
             if part not in results["parts"]:
                 results["parts"].append(part)
@@ -153,7 +154,9 @@ def measure(arguments: Arguments) -> Iterator[Results]:
             yield results
             for point, seed, student in points:
                 name = folders[point, seed]
-                if not (place / name).exists() and (teacher, task, point, seed) in map(identity, results["runs"]):
+                entry = {"teacher": teacher, "task": task, "point": point, "seed": seed, "place": name}
+                known_already = identity({**entry, "precision": precision}) in map(identity, results["runs"])
+                if known_already and not (place / name).exists():
                     continue
                 known[name] = place / name
                 recipe = finetune(student) if point == "L3" else compact()
@@ -163,7 +166,6 @@ def measure(arguments: Arguments) -> Iterator[Results]:
                     **taught, **common_settings,
                 )  # fmt: skip
                 found = cell(place / name, config, data, arguments.again)
-                entry = {"teacher": teacher, "task": task, "point": point, "seed": seed, "place": name}
                 add(results, "runs", {**entry, **found})
                 yield results
     for teacher, task in places:

@@ -232,3 +232,21 @@ def test_the_ledger_is_that_of_the_committed_results(script, monkeypatch: pytest
 )
 def test_a_verdict_follows_from_the_intervals(differences: dict[str, list[float]], said: str, script) -> None:
     assert SimpleNamespace(**script(ROOT / "experiments" / "ledger.py")).verdict(differences) == said
+
+
+def test_the_parts_of_the_growth_benchmark_run(script, tmp_path: Path) -> None:
+    """Those that take no training: a part calls functions of the package by their own signatures."""
+    growth = SimpleNamespace(**script(ROOT / "benchmarks" / "growth.py"))
+    short = {name: prepare for name, (prepare, _, _) in growth.PARTS.items() if name not in growth.LONG}
+    assert len(short) > 5
+    for number, prepare in enumerate(short.values()):
+        (tmp_path / str(number)).mkdir()
+        work = prepare(growth.Size(64), tmp_path / str(number))
+        work.call()
+        assert work.amount > 0
+
+
+def test_the_store_benchmark_runs(script, tmp_path: Path) -> None:
+    store = SimpleNamespace(**script(ROOT / "benchmarks" / "store.py"))
+    found = store.measure_size(64, tmp_path / "store", store.block())
+    assert found["records"] == 64 and found["bytes"] == 64 * store.RECORD

@@ -53,7 +53,9 @@ class _HiddenTerm(Term):
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
         assert teacher is not None
         mapped = self.pairs(student, teacher)
-        theirs = Needs(hidden=frozenset(t for _, t in mapped), padding=self.padding == "reference")
+        theirs = Needs(
+            hidden=frozenset(t for _, t in mapped), padding=(self.padding, self.loss) == ("reference", "mse")
+        )
         return Needs(hidden=frozenset(s for s, _ in mapped)), theirs
 
     def projection(self, student: Shape, teacher: Shape) -> Project:
