@@ -260,7 +260,8 @@ class Kind(ABC):
         """The first metric of predictions as :meth:`scores` takes them, as a function of the examples that count, and how many
         there are: for intervals."""
         each = self.per_example(data, logits, texts)
-        return len(each), lambda rows: self.pooled(data.metrics[0], each[rows])
+        # ``take`` gathers rows ten times as fast as ``each[rows]``, and a bootstrap does it a thousand times.
+        return len(each), lambda rows: self.pooled(data.metrics[0], each.take(rows, axis=0))
 
     def agreement(self, ours: Tensor, theirs: Tensor) -> float | None:
         """Share of equal answers of two models, of their logits ``(answers, outputs)``; ``None`` where answers are no classes."""
