@@ -202,8 +202,8 @@ def batching(size: Size, work: Path) -> Work:
             for _ in batches.step_batches(encoded.take(names), names, 0, 1, 16384):
                 pass
 
-    # Three tensors of int64 and one of booleans.
-    return Work(call, *copied(25.0 * size.examples * size.length))
+    # Three tensors of int64 and one of booleans; held is the order of the epoch.
+    return Work(call, *copied(25.0 * size.examples * size.length), held=8.0 * size.examples)
 
 
 def knowledge(size: Size) -> tuple[Scheme, Needs, Contents]:
