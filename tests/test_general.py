@@ -190,7 +190,7 @@ def test_task_distillation_inherits_student_and_projections(
     scene: Path, teacher_folder: Path, tmp_path: Path, capsys
 ) -> None:
     from tutelage.objectives.objective import Objective, ObjectivePlan
-    from tutelage.run.student import general_projections, inherit, inherited_count
+    from tutelage.run.student import general_projections, inherited_count
 
     general = small(tinybert(mapping="top").model_copy(update={"student": STUDENT}))
     run(config_for(scene, tmp_path / "general", general), quiet=True)
@@ -203,7 +203,7 @@ def test_task_distillation_inherits_student_and_projections(
     found = general_projections(spec)
     plan = ObjectivePlan(stage.objective, KINDS["classification"], shape_of(student.config), shape_of(teacher.config))
     assert inherited_count(plan, found) == 3 and not general_projections(STUDENT)
-    inherit(objective, found)
+    objective.inherit(found)
     theirs = load_file(tmp_path / "general" / "projections.safetensors")
     for name, tensor in objective.projections.state_dict().items():
         assert torch.equal(tensor, theirs[f"general.{name}"])

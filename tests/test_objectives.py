@@ -19,6 +19,7 @@ from tutelage.knowledge.signals import Tap
 from tutelage.methods import METHODS
 from tutelage.methods.kd import kd
 from tutelage.objectives.attention import AttentionScores
+from tutelage.objectives.filters import TaskFilters
 from tutelage.objectives.hidden import Embeddings, FirstToken, Hidden
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.mapping import pairs, picture, spread
@@ -156,6 +157,11 @@ class Softmax(Term):
         (Softmax(), "regression", "^the term softmax_of_a_test compares softmax distributions, not a regression; use"),
         (SoftLabels(reduction="mean"), "spans", "^the term soft_labels averages over fixed classes"),
         (LogitsMSE(), "spans", "^the term logits_mse compares the scores of fixed classes"),
+        (
+            TaskFilters(),
+            "embedding",
+            "^the term task_filters learns filters from labels, and kind embedding has none; use",
+        ),
     ],
 )
 def test_a_term_refuses_the_kinds_for_which_it_is_wrong(term: Term, kind: str, message: str) -> None:

@@ -117,6 +117,8 @@ def small(method: str, epochs: int = 12):
         ("tinybert", "tokens"),
         pytest.param("kd", "tokens", marks=pytest.mark.slow),
         pytest.param("tinybert", "spans", marks=pytest.mark.slow),
+        pytest.param("ted", "tokens", marks=pytest.mark.slow),
+        pytest.param("ted", "spans", marks=pytest.mark.slow),
     ],
 )
 def test_methods_teach_them(kind: str, method: str, scene: Path, tmp_path: Path) -> None:

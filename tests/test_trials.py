@@ -66,6 +66,7 @@ def test_methods_that_mean_a_start_keep_it() -> None:
     assert {name for name, choose in chosen.items() if choose != "best"} == {
         "pkd",
         "pkd_reference",
+        "ted",
         "distilbert",
         "distilbert_general",
         "alp_kd",

@@ -163,7 +163,7 @@ def replace_known(task: TaskRun, needs):
     "method",
     [
         "minimum_knowledge",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("tinybert", "pkd", "distilbert", "minilmv2")),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("tinybert", "pkd", "distilbert", "minilmv2", "ted")),
     ],
 )
 def test_methods_on_hidden_states_and_attention_learn_across_tokenizers(method: str, scene: Path) -> None:

@@ -50,6 +50,8 @@ from .mechanisms.team.report import TeamReport as TeamReport
 from .mechanisms.team.settings import Team as Team
 from .methods import METHODS as METHODS
 from .objectives.attention import AttentionScores as AttentionScores
+from .objectives.filters import FilteredHidden as FilteredHidden
+from .objectives.filters import TaskFilters as TaskFilters
 from .objectives.hidden import Embeddings as Embeddings
 from .objectives.hidden import FirstToken as FirstToken
 from .objectives.hidden import Hidden as Hidden

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -103,6 +103,8 @@ class Shape:
     """The width of queries, keys and values, if it is not ``hidden``."""
     coordinates: tuple[int, ...] | None = None
     """Which of its hidden coordinates the model has kept that it was cut out of, if not all."""
+    outputs: int | None = field(default=None, compare=False)
+    """Outputs of its head on a task. Networks of one shape may have other heads, so they do not tell shapes apart."""
 
     def __str__(self) -> str:
         if self.family not in FAMILIES:
@@ -130,7 +132,7 @@ def shape_of(config: Any) -> Shape:
         fewest = min(kept[0]), min(kept[1])
         coordinates = None if config.kept_coordinates is None else tuple(config.kept_coordinates)
         sizes = getattr(config, family.depth), hidden_of(config), heads, neurons, config.vocab_size
-        return Shape(config.model_type, *sizes, least=fewest, coordinates=coordinates)
+        return Shape(config.model_type, *sizes, least=fewest, coordinates=coordinates, outputs=config.num_labels)
     return Shape(
         family=config.model_type,
         layers=getattr(config, family.depth),
@@ -141,6 +143,7 @@ def shape_of(config: Any) -> Shape:
         vocabulary=config.vocab_size,
         stored=len({step.removesuffix("s") for step in config.plan}) if family.derived == "shared" else None,
         attended=None if family.attended is None else getattr(config, family.attended),
+        outputs=config.num_labels,
     )
 
 

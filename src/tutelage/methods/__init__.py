@@ -27,6 +27,7 @@ from tutelage.methods.rail_kd import rail_kd
 from tutelage.methods.rosita import rosita
 from tutelage.methods.similarity import similarity
 from tutelage.methods.takd import takd
+from tutelage.methods.ted import ted
 from tutelage.methods.tinybert import tinybert, tinybert_reference
 from tutelage.methods.wid import wid, wid11, wid55, wid_causal, wid_kd, wid_reference
 from tutelage.recipes.recipe import Recipe
@@ -52,6 +53,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         alp_kd,
         ckd,
         rail_kd,
+        ted,
         distilbert,
         distilbert_general,
         tinybert,

@@ -166,14 +166,28 @@ class Objective(nn.Module):
             nn.init.normal_(linear.weight, std=0.02)
             if bias:
                 nn.init.zeros_(linear.bias)
+        self._continued: tuple[str, ...] = ()
         for term in plan.terms:
-            self.projections.update(term.modules(plan.student, plan.teacher))
+            modules = term.modules(plan.student, plan.teacher)
+            self.projections.update(modules)
+            self._continued += tuple(f"{name}." for name in modules if term.continues)
         # A plain dictionary: their modules are part of the projections, and of nothing else.
         self._members = {
             number: Objective(member.terms, kind, student, member.teacher) for number, member in plan.members.items()
         }
         for number, objective in self._members.items():
             self.projections[f"teacher{number + 1}"] = objective.projections
+            self._continued += tuple(f"teacher{number + 1}.{name}" for name in objective._continued)
+
+    def inherit(self, found: Mapping[str, Tensor]) -> None:
+        """Copy projections of another objective into this one's, where names and shapes agree."""
+        ours = self.projections.state_dict()
+        fitting = {name: x for name, x in found.items() if name in ours and ours[name].shape == x.shape}
+        self.projections.load_state_dict({**ours, **fitting})
+
+    def continue_from(self, found: Mapping[str, Tensor]) -> None:
+        """:meth:`inherit` what the stages before left, for the terms that continue (:attr:`Term.continues`)."""
+        self.inherit({name: x for name, x in found.items() if name.startswith(self._continued)})
 
     @property
     def _mappers(self) -> Iterator[Mapper]:

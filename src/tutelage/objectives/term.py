@@ -102,6 +102,10 @@ class Term(BaseModel):
     """The term is a sum over pairs of layers, some of which may be missing: a sub-network of the student can learn from it."""
     labels_from: ClassVar[str | None] = None
     """The kind of mechanism that makes the term's labels; None for the labels of the data."""
+    labelled_only: ClassVar[bool] = False
+    """The term learns nothing from a text without a label: its stage leaves such texts out."""
+    continues: ClassVar[bool] = False
+    """The term's modules begin as the last stage that had them left them, where names and shapes agree; otherwise as new."""
 
     kind: str
     """The term's name in a recipe."""
@@ -123,6 +127,17 @@ class Term(BaseModel):
         """Why the loss is wrong for a kind of task, and the remedy; ``None`` if it is right. The message continues
         "the term KIND ..."."""
         return None
+
+    def check(self, before: Sequence[Term], *, on_corpus: bool) -> None:
+        """Check the term's place in a recipe.
+
+        Args:
+            before: The terms of the stages before its own.
+            on_corpus: Whether its stage trains on raw text.
+
+        Raises:
+            ValueError: when the term cannot stand there.
+        """
 
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
         """The layers that the term compares; empty for terms on predictions."""
@@ -164,8 +179,9 @@ class Term(BaseModel):
     def modules(self, student: Shape, teacher: Shape | None) -> dict[str, nn.Module]:
         """Modules that are trained with the student and read in ``value`` by name from ``Comparison.projections``.
 
-        They are saved with the projections. Names start with the term's ``kind``. One that follows the training, epoch by epoch or
-        step by step, is a :class:`~tutelage.objectives.mappers.Mapper`.
+        They are saved with the projections. Names start with the term's ``kind``, or with that of the term whose modules it
+        :attr:`continues`. One that follows the training, epoch by epoch or step by step, is a
+        :class:`~tutelage.objectives.mappers.Mapper`.
         """
         return {}
 

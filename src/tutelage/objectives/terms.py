@@ -6,13 +6,14 @@ from typing import Annotated
 
 from pydantic import SerializeAsAny
 
-from tutelage.objectives import attention, hidden, hidden_knowledge, mapped, predictions, relations, transport
+from tutelage.objectives import attention, filters, hidden, hidden_knowledge, mapped, predictions, relations, transport
 from tutelage.objectives.kinds import ByKind, kinds_of
 from tutelage.objectives.term import Term
 
 __all__ = [
     "AnyTerm",
     "attention",
+    "filters",
     "hidden",
     "hidden_knowledge",
     "mapped",

@@ -14,6 +14,7 @@ from tutelage.data.masking import Masking
 from tutelage.errors import TutelageError
 from tutelage.fields import Count, Length, Positive, Rate, Weight
 from tutelage.mechanisms.mechanism import AnyMechanism
+from tutelage.objectives.term import Term
 from tutelage.objectives.terms import AnyTerm
 from tutelage.report.references import Paper
 from tutelage.students.specs import Between, Student, StudentSpec
@@ -135,7 +136,8 @@ class Stage(BaseModel):
     @property
     def needs_labels(self) -> bool:
         """Whether the stage leaves out texts without labels."""
-        return self.labels_only or any(mechanism.brings_labels for mechanism in self.mechanisms)
+        reads = any(term.labelled_only for term in self.objective if term.weight > 0)
+        return self.labels_only or reads or any(mechanism.brings_labels for mechanism in self.mechanisms)
 
     @property
     def brings_teacher(self) -> bool:
@@ -199,6 +201,16 @@ class Recipe(BaseModel):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names) or not names:
             raise ValueError(f"a recipe needs at least one stage and each name once; it has {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _terms_fit(self) -> Recipe:
+        before: list[Term] = []
+        for stage in self.stages:
+            terms = [term for term in stage.objective if term.weight > 0]
+            for term in terms:
+                term.check(before, on_corpus=stage.on_corpus)
+            before += terms
         return self
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ from tutelage.data.batches import Batch
 from tutelage.data.examples import Data, Examples
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError
-from tutelage.objectives.objective import Objective, ObjectivePlan
+from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig, from_yaml
 from tutelage.recipes.recipe import Recipe
 from tutelage.report.model import REPORT, CorpusReport, load_report
@@ -290,15 +290,8 @@ def _is_general(folder: Path) -> bool:
         return False
 
 
-def inherit(objective: Objective, found: dict[str, Tensor]) -> None:
-    """Copy the projections of a run on raw text into an objective, where names and shapes agree."""
-    ours = objective.projections.state_dict()
-    fitting = {name: x for name, x in found.items() if name in ours and ours[name].shape == x.shape}
-    objective.projections.load_state_dict({**ours, **fitting})
-
-
 def inherited_count(plan: ObjectivePlan, found: dict[str, Tensor]) -> int:
-    """How many projections :func:`inherit` would take."""
+    """How many projections :meth:`Objective.inherit` would take."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (width, bias) in plan.linears.items():
         shapes |= {f"{name}.weight": (width, plan.student.hidden), **({f"{name}.bias": (width,)} if bias else {})}

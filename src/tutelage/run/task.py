@@ -36,7 +36,7 @@ from tutelage.run.origins import origins, texts_of
 from tutelage.run.pairing import copied_layers, paired
 from tutelage.run.plan import StagePlan, example_flops, mapping_lines, model_line, planned_steps, typical
 from tutelage.run.predicted import PredictedTeacher
-from tutelage.run.student import StudentFactory, general_projections, inherit, inherited_count, with_size
+from tutelage.run.student import StudentFactory, general_projections, inherited_count, with_size
 from tutelage.run.teacher import RunTeacher
 from tutelage.run.vocabulary import held_out
 from tutelage.run.workspace import Bench, Workspace
@@ -488,7 +488,7 @@ class TaskRun:
         # A stage before may have removed layers.
         terms = plan.given if shape.layers == plan.student.layers else stage.objective
         objective = Objective(terms, self.kind, shape, plan.teacher, predicted=plan.predicted, several=plan.several)
-        inherit(objective, self._projections)
+        objective.inherit(self._projections)
         self.plans[index] = replace(self.plans[index], objective=objective.plan)
         labels = [found for m in stage.mechanisms if (found := m.labels(self.scene, scene)) is not None]
         brought = {m.kind: m.teacher(self.scene, scene) for m in stage.mechanisms}

@@ -71,6 +71,7 @@ def train_stages(
     for index in range(start, count):
         within = resumed if resumed is not None and index == start else None
         work = begin(index, logs)
+        work.objective.continue_from(_left(projections, logs))
         begun = within is not None and "log" in within
         if within is not None and (begun or (work.who == "student" and not work.stage.fresh)):
             # Before a hook holds references to the model's parts, which loading may replace.
@@ -123,6 +124,15 @@ def train_stages(
             save({"work": index + 1, "student.safetensors": work.model.state_dict()})
         accelerator.wait_for_everyone()
     return logs
+
+
+def _left(projections: dict[str, Tensor], logs: list[loop.StageLog]) -> dict[str, Tensor]:
+    """The projections of these stages by name without the stage; where several have the name, the last one's."""
+    found: dict[str, Tensor] = {}
+    for log in logs:
+        stage = f"{log.name}."
+        found |= {name.removeprefix(stage): x for name, x in projections.items() if name.startswith(stage)}
+    return found
 
 
 def _shorten(lines: Path, logged: int) -> None:
