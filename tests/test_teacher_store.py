@@ -386,15 +386,17 @@ def test_the_teacher_is_absent_from_memory(tmp_path: Path, tokenizer, stores: Pa
     assert peaks["live"] - peaks["stored"] >= 0.8 * size
 
 
-def written(root: Path, out: Path, dies: bool = False, size: int = 60) -> int | str:
+def written(root: Path, out: Path, dies: bool = False, size: int = 60, fails: bool = False) -> int | str:
     """Write a store of all hidden states in shards of so many examples: of how many examples this process wrote, or why it did
-    not. ``dies`` in its second shard."""
+    not. ``dies`` in its second shard; or the second process ``fails`` there."""
     writing.SHARD_EXAMPLES, asked, write_shard = size, 0, writing._write_shard
 
     def counted(path: Path, scheme: Scheme, shard: Rows, *others: Any) -> int:
         nonlocal asked
         if dies and asked:
             os.kill(os.getpid(), signal.SIGKILL)
+        if fails and asked and os.environ["RANK"] == "1":
+            raise TutelageError("no luck")
         asked += len(shard)
         return write_shard(path, scheme, shard, *others)
 
@@ -415,6 +417,7 @@ def test_processes_write_a_store_together(teacher_folder: Path, tmp_path: Path) 
     assert in_processes(1, written, teacher_folder, tmp_path / "one") == [400]
     (tmp_path / "two").mkdir()  # an empty folder is a place for a store
     assert in_processes(2, written, teacher_folder, tmp_path / "two") == [220, 180]
+    assert in_processes(2, written, teacher_folder, tmp_path / "bad", False, 60, True) == ["no luck", "no luck"]
     assert in_processes(2, written, teacher_folder, tmp_path / "cut", True) == [KILLED, KILLED]
     assert not (tmp_path / "cut").exists()
     refused = in_processes(2, written, teacher_folder, tmp_path / "cut", False, 100)  # by both, in one line

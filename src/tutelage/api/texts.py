@@ -102,15 +102,16 @@ def build_corpus(
     Example: tutelage corpus build wiki.txt.gz hub:wikitext,config=wikitext-103-raw-v1 --tokenizer bert-base-uncased --out corpus/
     """
     from tutelage.data.corpus import building
-    from tutelage.progress import Display
+    from tutelage.data.processes import Processes
     from tutelage.report.results import CorpusSummary
     from tutelage.run.inputs import documents_in, tokenizer_in
+    from tutelage.run.workspace import bench
 
-    display = Display(quiet)
-    with display:
+    with bench(quiet) as desk:
+        processes, count = Processes.of(desk.accelerator), desk.display.count
         texts = [place(one) if isinstance(one, str | os.PathLike) else documents_in(one) for one in several(sources)]
-        known = tokenizer_in(tokenizer)
-        corpus = building.build(texts, Path(place(out)), known, split=split, advance=display.count)
+        known = processes.each(lambda: tokenizer_in(tokenizer))
+        corpus = building.build(texts, Path(place(out)), known, split=split, advance=count, processes=processes)
     return CorpusSummary.of(corpus)
 
 

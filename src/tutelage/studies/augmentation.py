@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import transformers
-
 from tutelage.data.augmentation.candidates import CandidatesManifest, Context
 from tutelage.data.augmentation.propose import propose
 from tutelage.data.augmentation.wordvectors import WordVectors
 from tutelage.data.config import DataConfig
+from tutelage.data.processes import Processes
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
-from tutelage.progress import Display
 from tutelage.recipes.choices import Precision
-from tutelage.run.workspace import new_accelerator
+from tutelage.run.workspace import bench
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
@@ -35,25 +33,21 @@ def augment(
     """See :func:`tutelage.api.augment`."""
     if Path(out).exists():
         raise TutelageError(f"{out!r} already exists; remove it, or name another folder")
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    accelerator, display = new_accelerator(mixed_precision), Display(quiet)
-    with display:
-        source = Source(proposer, "masked_lm")
-        words = None if vectors is None else WordVectors.read(Path(vectors))
-        texts = load_data(data)
-        parts = [texts.train, *([texts.unlabeled] if texts.unlabeled else [])]
-        if data.train and not data.dev:  # a run may be given a dev file, and then trains on all of this one
-            parts += texts.dev.values()
-        kind = kind_of(texts.kind)
-        strings = [
-            text for part in parts for text in (*part.texts, *(() if kind.answers_in_pair else part.pairs or ()))
-        ]
+    with bench(quiet, mixed_precision) as desk:
+        processes, display = Processes.of(desk.accelerator), desk.display
+
+        def read() -> tuple[Source, WordVectors | None, list[str]]:
+            source = Source(proposer, "masked_lm")
+            source.model.to(desk.accelerator.device)
+            words = None if vectors is None else WordVectors.read(Path(vectors))
+            return source, words, _texts_of(data)
+
+        source, words, texts = processes.each(read)
         fitted = fitted_tokenizer(source.tokenizer, source.model)
-        with accelerator.autocast():
+        with desk.accelerator.autocast():
             found = propose(
-                strings,
-                source.model.to(accelerator.device),
+                texts,
+                source.model,
                 fitted,
                 words,
                 proposer=proposer,
@@ -62,6 +56,17 @@ def augment(
                 filtered=filtered,
                 advance=lambda count, total: display.advance("words", total, count),
                 say=display.say,
+                processes=processes,
             )
-        found.save(Path(out))
+        processes.first(lambda: found.save(Path(out)))
     return found.manifest
+
+
+def _texts_of(data: DataConfig) -> list[str]:
+    """The texts that a run may train on."""
+    texts = load_data(data)
+    parts = [texts.train, *([texts.unlabeled] if texts.unlabeled else [])]
+    if data.train and not data.dev:  # a run may be given a dev file, and then trains on all of this one
+        parts += texts.dev.values()
+    pairs = not kind_of(texts.kind).answers_in_pair
+    return [text for part in parts for text in (*part.texts, *((part.pairs or ()) if pairs else ()))]

@@ -14,13 +14,14 @@ from transformers import PreTrainedModel
 
 from tutelage.data.batches import EVALUATION_TOKENS, Batch, in_pieces, padded
 from tutelage.data.examples import Encoded, Rows
+from tutelage.data.processes import Processes
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals, Tap
 from tutelage.knowledge.store import reading, records, writing
 from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.records import Contents
 from tutelage.knowledge.store.scheme import Exponents, Scheme, needs_of
-from tutelage.teachers.teacher import Seen, aligned, check_finite, of_first
+from tutelage.teachers.teacher import Seen, aligned, check_finite
 
 CALIBRATED_ON = 256
 """Number of examples from which the scales of 8-bit stores are computed."""
@@ -95,8 +96,6 @@ def write_store(
             in_pieces(square, np.arange(min(CALIBRATED_ON, len(encoded))), encoded.lengths, max_tokens, say)
         return records.calibrate(squares)
 
-    processes = accelerator.process_index, accelerator.num_processes
-    writers = writing.Writers(*processes, of_first, accelerator.wait_for_everyone)
     try:
         return writing.write(
             folder,
@@ -110,7 +109,7 @@ def write_store(
             max_tokens=max_tokens,
             advance=advance,
             say=say,
-            writers=writers,
+            processes=Processes.of(accelerator),
         )
     finally:
         tap.close()

@@ -24,9 +24,10 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.data.augmentation.candidates import Candidates, CandidatesManifest, Context, checksum
 from tutelage.data.augmentation.wordvectors import WordVectors
-from tutelage.data.batches import in_pieces, padded
+from tutelage.data.batches import in_pieces, padded, pieces
 from tutelage.data.draws import hashes
 from tutelage.data.examples import Encoded, Rows
+from tutelage.data.processes import ALONE, Processes
 from tutelage.errors import TutelageError
 from tutelage.version import __version__
 
@@ -70,12 +71,14 @@ def propose(
     max_tokens: int | None = None,
     advance: Callable[[int, int], None] = lambda count, total: None,
     say: Callable[[str], None] = lambda line: None,
+    processes: Processes = ALONE,
 ) -> Candidates:
     """Compute substitution candidates for the words of ``texts``. Repeated texts are computed once.
 
     Words are runs of letters, except stop words. Words of one token get the ``k`` most probable predictions of ``model`` with
     the word masked. Words of several tokens get the ``k`` nearest words in ``vectors``, or no candidates without ``vectors``.
-    Words beyond the model's longest input get no candidates.
+    Words beyond the model's longest input get no candidates. Several processes divide the batches of ``model``; each of them calls
+    this with the same texts, and gets the whole table.
 
     Args:
         texts: the training texts.
@@ -89,8 +92,9 @@ def propose(
         filtered: skip the word itself, stop words and anything that is not purely letters. ``False`` takes the first ``k`` of
             the vocabulary except continuations (``##ing``), as the paper's code does.
         max_tokens: padded tokens per batch; by default a size that is fast on the model's device.
-        advance: called with the number of inputs done since the last call and their total.
+        advance: called with the number of inputs done since the last call and their total; of several processes, of this one.
         say: called with a line if memory does not suffice and batches are halved.
+        processes: the processes that propose.
 
     Raises:
         TutelageError: if the model has no masked-language-model head or is in training mode, or the tokenizer has no mask
@@ -103,14 +107,8 @@ def propose(
     unique = [unique[i] for i in order]
     max_tokens = max_tokens or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
     words = _words(unique, tokenizer, context, anatomy.max_length(model.config), vocabulary)
-    single = np.flatnonzero(words.position >= 0)
-    found = np.full((len(words.text), k), -1, dtype=np.int64)
-
-    def propose_for(piece: Rows) -> None:
-        found[piece] = _proposals(words, piece, model, tokenizer.mask_token_id, vocabulary, k, filtered)
-        advance(len(piece), len(single))
-
-    in_pieces(propose_for, single, words.encoded.lengths[words.text], max_tokens, say)
+    mask = int(tokenizer.mask_token_id)
+    found = _predicted(words, model, mask, vocabulary, k, filtered, max_tokens, advance, say, processes)
     strings = dict.fromkeys(vocabulary.strings[i] for i in np.unique(found[found >= 0]))
     places = {string: place for place, string in enumerate(strings)}
     number = np.array([places.get(string, -1) for string in vocabulary.strings] + [-1])
@@ -137,6 +135,40 @@ def propose(
         sha256=checksum(arrays, list(places)),
     )
     return Candidates(manifest, **arrays, strings=list(places))
+
+
+def _predicted(
+    words: _Words,
+    model: PreTrainedModel,
+    mask_token: int,
+    vocabulary: _Vocabulary,
+    k: int,
+    filtered: bool,
+    max_tokens: int,
+    advance: Callable[[int, int], None],
+    say: Callable[[str], None],
+    processes: Processes,
+) -> npt.NDArray[np.int64]:
+    """``(words, k)``: token ids of the model's proposals, as :func:`_proposals`; -1 for words that it is not asked for."""
+    found = np.full((len(words.text), k), -1, dtype=np.int64)
+    lengths = words.encoded.lengths[words.text]
+    # Whole batches are divided: padding, and so rounding, is that of one process.
+    ours = pieces(np.flatnonzero(words.position >= 0), lengths, max_tokens)[processes.rank :: processes.count]
+    rows = np.concatenate([np.empty(0, dtype=np.int64), *ours])
+
+    def propose_for(piece: Rows) -> None:
+        found[piece] = _proposals(words, piece, model, mask_token, vocabulary, k, filtered)
+        advance(len(piece), len(rows))
+
+    def propose_ours() -> None:
+        fitting = max_tokens
+        for batch in ours:
+            fitting = in_pieces(propose_for, batch, lengths, fitting, say)
+
+    processes.each(propose_ours)
+    for theirs, proposals in processes.exchange((rows, found[rows].astype(np.int32))):
+        found[theirs] = proposals
+    return found
 
 
 def _check(model: PreTrainedModel, tokenizer: Any, proposer: str) -> None:

@@ -7,24 +7,26 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, pairwise
+from contextlib import ExitStack
+from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from tutelage.artifacts import MARK, new_folder, sha256_of
 from tutelage.data.corpus.packing import Split
 from tutelage.data.corpus.reading import Corpus, CorpusManifest, vocabulary_of
-from tutelage.data.examples import Rows
+from tutelage.data.processes import ALONE, Processes
 from tutelage.data.readers.files import switching
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError, command
 from tutelage.version import __version__
 
 BUFFER = 2**20
-"""Characters tokenised in one call. A longer paragraph is not split."""
+"""Characters of a block, which is tokenised in one call. A longer paragraph is not split."""
 
 
 class Documents(NamedTuple):
@@ -35,6 +37,26 @@ class Documents(NamedTuple):
     texts: Iterable[Any]
 
 
+class _Block(NamedTuple):
+    """Consecutive paragraphs, and what their tokens depend on."""
+
+    paragraphs: list[str]
+    documents: list[int]
+    """The number of each paragraph's document."""
+    before: int
+    """The document of the paragraph before these; -1 for the first block."""
+
+
+class _Tokenised(NamedTuple):
+    """The sentences of a block, but for those without tokens."""
+
+    tokens: npt.NDArray[Any]
+    lengths: npt.NDArray[np.int64]
+    """Tokens of each sentence."""
+    documents: npt.NDArray[np.int64]
+    """The number of each sentence's document."""
+
+
 def build(
     sources: Sequence[str | Documents],
     out: Path | str,
@@ -42,6 +64,7 @@ def build(
     *,
     split: Split = "sentences",
     advance: Callable[[int], None] = lambda count: None,
+    processes: Processes = ALONE,
 ) -> Corpus:
     """Tokenise text into a corpus. ``out`` appears only when the corpus is complete.
 
@@ -53,20 +76,67 @@ def build(
       ``,config=NAME``, ``,split=NAME`` (default ``train``) or ``,column=NAME`` (default ``text``).
     * :class:`Documents`: each text is a document, each of its lines a paragraph.
 
-    Sources are streamed; only one block of paragraphs is in memory. :func:`split_sentences` splits the paragraphs, unless
-    ``split="lines"`` declares each line a sentence. Text that looks like a special token ("[SEP]") is read as ordinary text.
+    Sources are streamed; one block of paragraphs for each process is in memory. :func:`split_sentences` splits the paragraphs,
+    unless ``split="lines"`` declares each line a sentence. Text that looks like a special token ("[SEP]") is read as ordinary text.
+
+    Several processes make the corpus that one would make. Each reads all of the sources and tokenises every n-th block; the first
+    process writes them all.
 
     Args:
         sources: files, data sets and texts in memory, in order.
         out: the folder to write.
         tokenizer: a fast tokenizer with a padding token.
         split: ``sentences`` or ``lines``.
-        advance: called with the number of tokens written since the last call.
+        advance: called, in the first process, with the number of tokens written since the last call.
+        processes: the processes that build the corpus.
 
     Raises:
         TutelageError: if a source is missing, unreachable, unreadable or not UTF-8; if the sources contain no text; if
-            ``out`` exists or cannot be written; if the tokenizer is not a fast one or has no padding token.
+            the processes read different texts; if ``out`` exists or cannot be written; if the tokenizer is not a fast one or has no
+            padding token.
     """
+    readers = processes.each(lambda: _checked(sources, tokenizer))
+    dtype: Literal["uint16", "uint32"] = "uint16" if vocabulary_of(tokenizer) <= 2**16 else "uint32"
+    tokenise = _tokeniser(tokenizer, split, f"<u{np.dtype(dtype).itemsize}")
+    with ExitStack() as place:
+        folder = processes.first(lambda: place.enter_context(new_folder(out)))
+        written = _Arrays(folder)
+
+        def write(block: _Tokenised) -> None:
+            written.add(block)
+            advance(len(block.tokens))
+
+        def finish() -> None:
+            written.end()
+            if not written.tokens:
+                names = [one if isinstance(one, str) else one.name for one in sources]
+                raise TutelageError(f"{', '.join(map(repr, names))} contain no text; name sources with text")
+            kept = copy.deepcopy(tokenizer)
+            # Padding and truncation settings of earlier calls would change the saved files.
+            kept.backend_tokenizer.no_padding()
+            kept.backend_tokenizer.no_truncation()
+            kept.save_pretrained(folder / "tokenizer")
+            files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
+            CorpusManifest(
+                tutelage=__version__,
+                split=split,
+                sources=tuple(map(_name_of, sources)),
+                tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+                sha256={path.relative_to(folder).as_posix(): sha256_of(path) for path in files},
+                dtype=dtype,
+                documents=written.documents,
+                sentences=written.sentences,
+                tokens=written.tokens,
+            ).write(folder)
+            place.close()  # the folder gets its name
+
+        _tokenise_all(_blocks(chain.from_iterable(readers)), tokenise, write, processes)
+        processes.first(finish)
+    return Corpus(out)
+
+
+def _checked(sources: Sequence[str | Documents], tokenizer: Any) -> list[Iterator[str]]:
+    """The paragraphs of each source, which are read later."""
     if not sources:
         raise TutelageError("a corpus needs at least one source; got none; name a text file or a data set")
     readers = [_reader(source) for source in sources]
@@ -77,88 +147,117 @@ def build(
         )
     if tokenizer.pad_token_id is None:
         raise TutelageError(f"the tokenizer {name!r} has no padding token; set one and save it again")
-    with new_folder(out) as folder:
-        counts = _write(folder, chain.from_iterable(readers), tokenizer, split, advance)
-        if not counts["tokens"]:
-            names = [one if isinstance(one, str) else one.name for one in sources]
-            raise TutelageError(f"{', '.join(map(repr, names))} contain no text; name sources with text")
-        kept = copy.deepcopy(tokenizer)
-        # Padding and truncation settings of earlier calls would change the saved files.
-        kept.backend_tokenizer.no_padding()
-        kept.backend_tokenizer.no_truncation()
-        kept.save_pretrained(folder / "tokenizer")
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
-        CorpusManifest(
-            tutelage=__version__,
-            split=split,
-            sources=tuple(map(_name_of, sources)),
-            tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
-            sha256={path.relative_to(folder).as_posix(): sha256_of(path) for path in files},
-            **counts,
-        ).write(folder)
-    return Corpus(out)
+    return readers
 
 
-def _write(
-    folder: Path, paragraphs: Iterator[str], tokenizer: Any, split: Split, advance: Callable[[int], None]
-) -> dict[str, Any]:
-    """Write the three arrays. Returns the manifest's counts (documents, sentences, tokens) and dtype."""
+def _blocks(paragraphs: Iterable[str]) -> Iterator[_Block]:
+    texts: list[str] = []
+    documents: list[int] = []
+    document, size, before = 0, 0, -1
+    for paragraph in paragraphs:
+        if not paragraph:
+            document += 1
+            continue
+        texts.append(paragraph)
+        documents.append(document)
+        size += len(paragraph)
+        if size >= BUFFER:
+            yield _Block(texts, documents, before)
+            texts, documents, size, before = [], [], 0, document
+    if texts:
+        yield _Block(texts, documents, before)
+
+
+def _tokeniser(tokenizer: Any, split: Split, dtype: str) -> Callable[[_Block], _Tokenised]:
+    """The function that splits a block into sentences and tokenises them."""
     # A copy: the changes below must not reach the caller's tokenizer.
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
     joint = _joint(backend)
-    dtype = "uint16" if vocabulary_of(tokenizer) <= 2**16 else "uint32"
-    counts: dict[str, Any] = {"documents": 0, "sentences": 0, "tokens": 0, "dtype": dtype}
-    with (
-        (folder / "tokens.bin").open("wb") as tokens_file,
-        (folder / "sentences.bin").open("wb") as sentences_file,
-        (folder / "documents.bin").open("wb") as documents_file,
-    ):
-        last = -1  # document of the last sentence that has tokens
-        for texts, of in _batches(paragraphs, split, joint):
-            encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-            lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-            tokens = np.fromiter(
-                chain.from_iterable(encoding.ids for encoding in encodings),
-                f"<u{np.dtype(dtype).itemsize}",
-                lengths.sum(),
-            )
-            of = of[lengths > 0]
-            lengths = lengths[lengths > 0]
-            first = np.flatnonzero(np.diff(of, prepend=last))
-            tokens_file.write(tokens.data)
-            sentences_file.write((counts["tokens"] + np.cumsum(lengths) - lengths).astype("<i8").data)
-            documents_file.write((counts["sentences"] + first).astype("<i8").data)
-            counts["tokens"] += len(tokens)
-            counts["sentences"] += len(lengths)
-            counts["documents"] += len(first)
-            last = int(of[-1]) if len(of) else last
-            advance(len(tokens))
-        sentences_file.write(np.array(counts["tokens"], dtype="<i8").data)
-        documents_file.write(np.array(counts["sentences"], dtype="<i8").data)
-    return counts
 
-
-def _batches(paragraphs: Iterator[str], split: Split, joint: str) -> Iterator[tuple[list[str], Rows]]:
-    """Yield blocks of sentences with the document number of each."""
-    texts: list[str] = []
-    of: list[int] = []
-    document, size, begun = 0, 0, False
-    for paragraph in paragraphs:
-        if not paragraph:
-            document, begun = document + 1, False
-        else:
+    def tokenise(block: _Block) -> _Tokenised:
+        sentences: list[str] = []
+        documents: list[int] = []
+        last = block.before
+        for paragraph, document in zip(block.paragraphs, block.documents, strict=True):
             for sentence in split_sentences(paragraph) if split == "sentences" else [paragraph]:
-                texts.append(joint + sentence if begun else sentence)
-                of.append(document)
-                size, begun = size + len(sentence), True
-        if size >= BUFFER:
-            yield texts, np.array(of)
-            texts, of, size = [], [], 0
-    if texts:
-        yield texts, np.array(of)
+                sentences.append(joint + sentence if document == last else sentence)
+                documents.append(document)
+                last = document
+        encodings = backend.encode_batch_fast(sentences, add_special_tokens=False)
+        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+        tokens = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), dtype, lengths.sum())
+        return _Tokenised(tokens, lengths[lengths > 0], np.array(documents)[lengths > 0])
+
+    return tokenise
+
+
+def _tokenise_all(
+    blocks: Iterator[_Block],
+    tokenise: Callable[[_Block], _Tokenised],
+    write: Callable[[_Tokenised], None],
+    processes: Processes,
+) -> None:
+    """Tokenise the blocks, one in each process at a time; the first process calls ``write`` on all of them, in order.
+
+    Raises:
+        TutelageError: if the blocks are not the same in all processes.
+    """
+    read, tokenised = 0, list[_Tokenised]()
+
+    def go_on() -> _Tokenised | None:
+        nonlocal read
+        if processes.rank == 0:
+            for one in tokenised:
+                write(one)
+        ours = list(islice(blocks, processes.count))
+        for block in ours:
+            read = zlib.crc32("\n".join(block.paragraphs).encode(), read)
+        return tokenise(ours[processes.rank]) if processes.rank < len(ours) else None
+
+    while True:
+        # Before the exchange: an error of one process must reach those that wait.
+        block = processes.each(go_on)
+        found = processes.exchange((read, block))
+        if len({checksum for checksum, _ in found}) > 1:
+            raise TutelageError(
+                "the processes read different texts; give each of them the same sources in the same order"
+            )
+        tokenised = [block for _, block in found if block is not None]
+        if not tokenised:
+            return
+
+
+class _Arrays:
+    """The three arrays of a corpus on disk, to which blocks are added."""
+
+    def __init__(self, folder: Path) -> None:
+        self.documents = self.sentences = self.tokens = 0
+        self._folder = folder
+        self._last = -1  # document of the last sentence that has tokens
+
+    def add(self, block: _Tokenised) -> None:
+        """Write a block after those before it."""
+        tokens, lengths, documents = block
+        first = np.flatnonzero(np.diff(documents, prepend=self._last))
+        self._append("tokens", tokens)
+        self._append("sentences", (self.tokens + np.cumsum(lengths) - lengths).astype("<i8"))
+        self._append("documents", (self.sentences + first).astype("<i8"))
+        self.tokens += len(tokens)
+        self.sentences += len(lengths)
+        self.documents += len(first)
+        self._last = int(documents[-1]) if len(documents) else self._last
+
+    def end(self) -> None:
+        """Write where the last sentence and the last document end."""
+        self._append("sentences", np.array(self.tokens, dtype="<i8"))
+        self._append("documents", np.array(self.sentences, dtype="<i8"))
+
+    def _append(self, name: str, values: npt.NDArray[Any]) -> None:
+        with (self._folder / f"{name}.bin").open("ab") as file:
+            file.write(values.data)
 
 
 def _joint(backend: Any) -> str:

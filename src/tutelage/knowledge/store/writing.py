@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from torch import Tensor
 from tutelage.artifacts import free_place, partial_of, publish, sha256_of, sole_writer, sync, write_text
 from tutelage.data.batches import EVALUATION_TOKENS, in_pieces
 from tutelage.data.examples import Rows
+from tutelage.data.processes import ALONE, Processes
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
@@ -28,7 +29,6 @@ from tutelage.knowledge.store.records import Contents, records_of
 from tutelage.knowledge.store.scheme import Exponents, Scheme
 from tutelage.version import __version__
 
-T = TypeVar("T")
 SHARD_BYTES = 256 * 2**20
 
 
@@ -51,35 +51,6 @@ def shards_of(sizes: npt.NDArray[np.int64]) -> list[Rows]:
     return parts
 
 
-@dataclass(frozen=True)
-class Writers:
-    """The processes that write one store."""
-
-    rank: int = 0
-    count: int = 1
-    tell: Callable[[Any], Any] = lambda value: value
-    """Returns the first process's value in all of them. All call it, and none returns before the first has called it."""
-    meet: Callable[[], object] = lambda: None
-    """Waits until all processes have called it."""
-
-    def first(self, act: Callable[[], T]) -> T:
-        """What the first process's ``act`` returns, in all of them; where it fails, all do.
-
-        Raises:
-            Exception: as ``act``.
-        """
-        value, error = None, None
-        if self.rank == 0:
-            try:
-                value = act()
-            except Exception as found:  # the others wait for an answer
-                error = found
-        value, error = self.tell((value, error))
-        if error is not None:
-            raise error
-        return cast(T, value)
-
-
 def write(
     folder: Path,
     scheme: Scheme,
@@ -93,7 +64,7 @@ def write(
     max_tokens: int = EVALUATION_TOKENS,
     advance: Callable[[int], None] = lambda count: None,
     say: Callable[[str], None] = lambda line: None,
-    writers: Writers = Writers(),
+    processes: Processes = ALONE,
 ) -> Store:
     """Write a store, or complete an unfinished one. ``folder`` appears only when the store is complete.
 
@@ -111,7 +82,7 @@ def write(
         max_tokens: padded tokens per call of ``read``; halved where they do not fit into memory.
         advance: called with the number of examples written since the last call.
         say: called with a line if memory does not suffice.
-        writers: the processes that write.
+        processes: the processes that write.
 
     Raises:
         TutelageError: if ``folder`` exists, another process writes it, an unfinished store there has other settings, or two
@@ -143,12 +114,13 @@ def write(
         return draft.begin(calibrate)
 
     with ExitStack() as lock:
-        exponents = writers.first(begin)
+        exponents = processes.first(begin)
         if exponents is not None:
-            _write_shards(draft, scheme, lengths, read, exponents, max_tokens, count, say, writers)
-            writers.meet()
+            processes.each(
+                lambda: _write_shards(draft, scheme, lengths, read, exponents, max_tokens, count, say, processes)
+            )
             advance(len(index) - counted)
-            writers.first(lambda: draft.finish(index, evaluation, save_teacher))
+            processes.first(lambda: draft.finish(index, evaluation, save_teacher))
         return Store(folder)
 
 
@@ -229,7 +201,7 @@ def _write_shards(
     max_tokens: int,
     advance: Callable[[int], None],
     say: Callable[[str], None],
-    writers: Writers,
+    processes: Processes,
 ) -> None:
     """Write the shards of this process that are not there yet."""
     for number, rows in enumerate(draft.shards):
@@ -237,7 +209,7 @@ def _write_shards(
         done = path.with_suffix(".json")
         if done.exists():
             advance(len(rows))
-        elif number % writers.count == writers.rank:
+        elif number % processes.count == processes.rank:
             temporary = path.with_suffix(".tmp")
             max_tokens = _write_shard(temporary, scheme, rows, lengths, read, exponents, max_tokens, advance, say)
             sync(temporary)
