@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from conftest import ALL_FAMILIES, FINAL_NORM, tiny_config, tiny_model
@@ -319,6 +321,19 @@ def test_closing_leaves_attention_that_is_read_at_its_matrices(family: str) -> N
     for module, was in zip(modules, before, strict=True):
         assert vars(module).keys() == was.keys()
         assert not module._forward_hooks and not module._forward_pre_hooks
+
+
+@pytest.mark.parametrize("family", [name for name, one in anatomy.FAMILIES.items() if one.attention == "projections"])
+def test_the_copy_of_a_tap_reads_its_own_model(family: str) -> None:
+    model = tiny_model(family)
+    tap = Tap(model, Needs(attention=frozenset({1})))
+    copied, its_tap = copy.deepcopy((model, tap))
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.mul_(2)
+    one, other, again = (each(inputs_for(model)) for each in (tap, its_tap, tap))
+    assert torch.equal(one.queries[1], again.queries[1]) and not torch.allclose(one.queries[1], other.queries[1])
+    assert set(one.biases) == set(other.biases)
 
 
 def test_debertas_convolution_is_part_of_the_first_layer() -> None:

@@ -263,12 +263,18 @@ def test_a_failure_of_the_machine_is_one_line(error: Exception, line: str, monke
 
 def test_settings_that_divide_a_model_among_processes_are_refused(monkeypatch) -> None:
     """On CPUs accelerate would train as if they were not there; on GPUs the student would be saved in parts."""
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(
-        TutelageError, match=r"use FSDP \(ACCELERATE_USE_FSDP\).* use torchrun --nproc_per_node N -m tutelage"
-    ):
+    remedy = "use torchrun --nproc_per_node N -m tutelage"
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(TutelageError, match=rf"use DeepSpeed \(ACCELERATE_USE_DEEPSPEED\).* {remedy}"):
         new_accelerator()
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    with pytest.raises(TutelageError, match=rf"use FSDP 1 \(.* without FSDP_VERSION=2\).* {remedy}"):
+        new_accelerator()
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(TutelageError, match="'fp16' does not work with FSDP; use no or bf16"):
+        new_accelerator("fp16")
     assert new_accelerator().num_processes == 1
 
 

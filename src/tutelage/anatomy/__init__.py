@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
@@ -395,11 +395,12 @@ class EagerAttention:
         ]
         for part in ("query", "key", "value"):
             matrix = layer.get_submodule(getattr(family, part))
-            self._hooks.append(matrix.register_forward_hook(self._keeping(part)))
+            # Partial functions, because a deep copy of the model takes closures along as they are: they would read for this one.
+            self._hooks.append(matrix.register_forward_hook(partial(self._keep, part)))
         self._method = family.bias if hasattr(type(self._module), str(family.bias)) else None
         if self._method is not None:
             # An attribute of the instance hides the method of the class until it is deleted.
-            setattr(self._module, self._method, self._watched(getattr(self._module, self._method)))
+            setattr(self._module, self._method, partial(self._watch, getattr(self._module, self._method)))
 
     def close(self) -> None:
         for hook in self._hooks:
@@ -413,20 +414,14 @@ class EagerAttention:
             given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
             self._bias = given.get(str(family_of(self._config).bias))
 
-    def _keeping(self, part: str) -> Callable[..., None]:
-        def keep(module: nn.Module, args: Any, output: Tensor) -> None:
-            # DeBERTa uses the matrices a second time, for the embeddings of relative positions.
-            self._parts.setdefault(part, output.view(*output.shape[:-1], self._heads, -1).transpose(1, 2))
+    def _keep(self, part: str, module: nn.Module, args: Any, output: Tensor) -> None:
+        # DeBERTa uses the matrices a second time, for the embeddings of relative positions.
+        self._parts.setdefault(part, output.view(*output.shape[:-1], self._heads, -1).transpose(1, 2))
 
-        return keep
-
-    def _watched(self, method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def watched(*args: Any, **kwargs: Any) -> Tensor:
-            bias = method(*args, **kwargs)
-            self._bias = bias.view(-1, self._heads, *bias.shape[1:])
-            return bias
-
-        return watched
+    def _watch(self, method: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        bias = method(*args, **kwargs)
+        self._bias = bias.view(-1, self._heads, *bias.shape[1:])
+        return bias
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         # DeBERTa divides by the root of one head size for each kind of score that it adds.

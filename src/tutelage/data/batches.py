@@ -238,16 +238,24 @@ def step_batches(
     max_tokens: int,
     pad_to: int | None = None,
     number: int = 0,
+    *,
+    even: bool = False,
 ) -> Iterator[Batch]:
-    """Yield this process's pieces of optimiser step ``number``. ``names`` are the numbers of the step's rows in the feed."""
+    """Yield this process's pieces of optimiser step ``number``. ``names`` are the numbers of the step's rows in the feed. With
+    ``even`` every process has as many."""
     totals = totals_of(step)
-    if rank >= len(
-        step
-    ):  # another process counts this row; here its weight is zero, it only keeps the processes synchronous
-        totals = Totals(*(float("inf"),) * 5, sizes=totals.sizes)
-    part = share(np.arange(len(step)), rank, world)
-    for rows in pieces(part, np.maximum(step.lengths, pad_to or 0), max_tokens):
-        yield piece_of(step, names, rows, totals, pad_to, number)
+    # Rows that were counted already: their weight is zero, they only keep the processes synchronous.
+    counted = Totals(*(float("inf"),) * 5, sizes=totals.sizes)
+    lengths = np.maximum(step.lengths, pad_to or 0)
+    each = [
+        pieces(share(np.arange(len(step)), process, world), lengths, max_tokens)
+        for process in (range(world) if even else [rank])
+    ]
+    mine = each[rank if even else 0]
+    for rows in mine:
+        yield piece_of(step, names, rows, counted if rank >= len(step) else totals, pad_to, number)
+    for _ in range(max(map(len, each)) - len(mine)):
+        yield piece_of(step, names, mine[0], counted, pad_to, number)
 
 
 def piece_of(

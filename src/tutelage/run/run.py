@@ -13,7 +13,7 @@ from tutelage.run.assistants import links
 from tutelage.run.corpus import CorpusRun
 from tutelage.run.origins import read_origins
 from tutelage.run.task import TaskRun
-from tutelage.run.workspace import run_folder, workspace
+from tutelage.run.workspace import check_divided, run_folder, workspace
 from tutelage.tasks.load import ReadData, load_data
 from tutelage.training.stages import train_stages
 from tutelage.training.stopping import handled
@@ -30,6 +30,7 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False, read: R
         TutelageError: for every mistake of the user, before anything is written.
         Stopped: after Ctrl-C or SIGTERM; during training when the step is finished and a checkpoint written.
     """
+    check_divided(config.recipe)
     config = with_teachers(config)
     if config.recipe.assistants:
         *before, config = links(config)

@@ -29,8 +29,10 @@ from tutelage.data.examples import Encoded
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, command, last_reason
 from tutelage.evaluation.speed import cpu_name, fast_precision
+from tutelage.mechanisms.mechanism import Mechanism
 from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig, to_yaml, with_absolute_paths
+from tutelage.recipes.recipe import Recipe
 from tutelage.report.model import REPORT, Report, load_report
 from tutelage.run import assistants
 from tutelage.run.inputs import FOLDER
@@ -38,7 +40,7 @@ from tutelage.run.origins import VERSION
 from tutelage.students.final import final_network
 from tutelage.students.load import load_model
 from tutelage.teachers.teacher import predicted
-from tutelage.training import checkpoint
+from tutelage.training import checkpoint, sharding
 
 LOCK = ".lock"
 """In a folder that a process writes to."""
@@ -55,28 +57,24 @@ ORIGINS = "origins.json"
 
 
 SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed (ACCELERATE_USE_DEEPSPEED)",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM (ACCELERATE_USE_MEGATRON_LM)",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config (ACCELERATE_USE_PARALLELISM_CONFIG)",
 }
-"""What ``accelerate launch`` sets for ways to divide a model among processes."""
+"""What ``accelerate launch`` sets for ways to divide a model among processes that are not supported."""
 
 
 def new_accelerator(precision: str = "no", tracker: str | None = None, folder: str | None = None) -> Accelerator:
     """An Accelerator of this precision, whatever an earlier run of this process used.
 
     Raises:
-        TutelageError: when the device cannot compute in that precision, or accelerate is told to divide models.
+        TutelageError: when the device cannot compute in that precision, or accelerate is told to divide models in a way that
+            is not supported.
     """
-    for name, words in SHARDING.items():
-        # On CPUs accelerate would leave it out without a word.
-        if os.environ.get(name, "false").lower() in ("1", "true", "yes"):
-            raise TutelageError(
-                f"accelerate is set to use {words} ({name}), which divides a model among processes; here each process has a whole "
-                "student: use torchrun --nproc_per_node N -m tutelage ..., or accelerate launch --multi_gpu without it"
-            )
+    _check_sharding(precision)
     AcceleratorState._reset_state()
+    # The loop divides the student: accelerate would do it on GPUs alone, for a model and an optimizer that it gets at once.
+    fsdp = os.environ.pop(sharding.FSDP, None)
     try:
         accelerator = Accelerator(
             mixed_precision=fast_precision() if precision == "auto" else precision,
@@ -88,9 +86,49 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise TutelageError(f"mixed_precision={precision!r} does not work here ({reason}); use no or bf16") from None
+    finally:
+        if fsdp is not None:
+            os.environ[sharding.FSDP] = fsdp
     if accelerator.device.type == "cpu":
         memory.keep()
     return accelerator
+
+
+def _check_sharding(precision: str) -> None:
+    """Check how accelerate is told to divide models among processes.
+
+    Raises:
+        TutelageError: when that is not supported.
+    """
+    found = next((words for name, words in SHARDING.items() if sharding.switched_on(name)), None)
+    if sharding.switched_on(sharding.FSDP):
+        # Else transformers would read a model's weights in the first process alone.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+        if os.environ.get("FSDP_VERSION", "1") != "2":
+            found = f"FSDP 1 ({sharding.FSDP} without FSDP_VERSION=2)"
+        elif precision == "fp16":
+            raise TutelageError("mixed_precision='fp16' does not work with FSDP; use no or bf16")
+    if found is not None:
+        # On CPUs accelerate would leave it out without a word.
+        raise TutelageError(
+            f"accelerate is set to use {found}, which divides a model among processes in a way that is not supported; use "
+            "torchrun --nproc_per_node N -m tutelage ..., or accelerate launch with --multi_gpu or --use_fsdp --fsdp_version 2"
+        )
+
+
+def check_divided(recipe: Recipe) -> None:
+    """Check that FSDP, if accelerate is told to use it, can divide what the stages train.
+
+    Raises:
+        TutelageError: when a mechanism reads or changes weights while they are trained.
+    """
+    assistants = [stage for assistant in recipe.assistants for stage in assistant.stages or ()]
+    for mechanism in [mechanism for stage in [*assistants, *recipe.stages] for mechanism in stage.mechanisms]:
+        if sharding.switched_on(sharding.FSDP) and type(mechanism).hook is not Mechanism.hook:
+            raise TutelageError(
+                f"the mechanism {mechanism.kind} works on whole weights, which FSDP divides among processes; use torchrun "
+                "--nproc_per_node N -m tutelage ..., or accelerate launch --multi_gpu without --use_fsdp"
+            )
 
 
 @dataclass

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tutelage.artifacts import opened, sha256_of, signed, sync
 from tutelage.errors import TutelageError
+from tutelage.training import sharding
 
 State = dict[str, Any]
 """Plain values by name. A name that ends in ``.safetensors`` holds a dictionary of tensors."""
@@ -109,15 +110,18 @@ def remove(folder: Path) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state as flat tensors: ``PARAMETER.NAME``."""
+    """An optimiser's state as flat tensors: ``PARAMETER.NAME``. If processes divide it, every process calls this."""
     states = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": value for index, state in states.items() for name, value in state.items()}
+    return {
+        f"{index}.{name}": sharding.whole(value) for index, state in states.items() for name, value in state.items()
+    }
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
     """Restore the result of :func:`optimizer_state`."""
     whole = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in flat.items():
         index, _, name = key.partition(".")
-        whole["state"].setdefault(int(index), {})[name] = value
+        whole["state"].setdefault(int(index), {})[name] = sharding.like(value, parameters[int(index)])
     optimizer.load_state_dict(whole)

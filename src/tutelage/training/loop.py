@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,7 +41,7 @@ from tutelage.objectives.objective import Objective
 from tutelage.progress import Event
 from tutelage.recipes.recipe import Stage
 from tutelage.teachers.teacher import Teacher, of_first
-from tutelage.training import checkpoint, optimizers
+from tutelage.training import checkpoint, optimizers, sharding
 from tutelage.training.step import Stepper, Terms
 from tutelage.training.stopping import stopped
 
@@ -130,16 +131,20 @@ def train(
     device, student = accelerator.device, module.student
     if resumed is not None:
         student.load_state_dict(resumed["student.safetensors"])  # its shapes may be others than at the stage's begin
+        module.objective.projections.load_state_dict(resumed["projections.safetensors"])
     frozen = module.frozen(stage.train)
     for still in frozen:
         still.requires_grad_(False)
     module.to(device)
-    given = [groups for hook in hooks if (groups := hook.parameter_groups(module, stage.weight_decay)) is not None]
-    groups = given[0] if given else parameter_groups(module, stage.weight_decay)
+    divides = sharding.switched_on(sharding.FSDP) and accelerator.num_processes > 1
+    trained = sharding.divided(module, student, module.objective.plan.student_needs, device) if divides else module
+    given = [groups for hook in hooks if (groups := hook.parameter_groups(trained, stage.weight_decay)) is not None]
+    groups = given[0] if given else parameter_groups(trained, stage.weight_decay)
     optimizer = optimizers.optimizer_of(stage, groups, device)
     prepared = accelerator.prepare_optimizer(optimizer, device_placement=False)
     whole = module.objective.plan.whole_step
-    stepper = Stepper(stage, module, teacher, accelerator, hooks, stage.max_tokens, whole, say)
+    copied = trained if divides else None
+    stepper = Stepper(stage, module, teacher, accelerator, hooks, stage.max_tokens, whole, say, copied, divides)
 
     log, best, epoch, place, without_better = StageLog(stage.name), None, 0, 0, 0
     if resumed is not None:
@@ -147,7 +152,6 @@ def train(
         epoch, place, without_better = resumed["epoch"], resumed["place"], resumed["without_better"]
         stepper.max_tokens = resumed["max_tokens"]
         stepper.first = log.first_step if log.steps else None
-        module.objective.projections.load_state_dict(resumed["projections.safetensors"])
         checkpoint.load_optimizer_state(optimizer, resumed["optimizer.safetensors"])
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(resumed["scaler"])
@@ -158,6 +162,8 @@ def train(
             )
 
     def state() -> checkpoint.State:
+        if divides:
+            sharding.gather(trained, module)
         tensors = {
             "student.safetensors": student.state_dict(),
             "projections.safetensors": module.objective.projections.state_dict(),
@@ -210,10 +216,13 @@ def train(
         )
         sums, counted, tokens, began, logged = {}, 0, 0, now, now
 
-    student.train(stage.dropout)
+    copies = (module, trained) if divides else (module,)
+    for each in copies:
+        each.student.train(stage.dropout)
     while epoch < epochs and (log.steps < total or place):
         lr = 0.0
-        module.objective.begin_epoch(np.random.default_rng([seed, _number(stage.name), epoch]))
+        for each in copies:
+            each.objective.begin_epoch(np.random.default_rng([seed, _number(stage.name), epoch]))
         order = batches.steps(feed.lengths(epoch), feed.rows(epoch), stage.batch_size, seed, epoch)
         for names in order[place : place + total - log.steps]:
             place_of_step = [seed, _number(stage.name), epoch, place, accelerator.process_index]
@@ -231,7 +240,7 @@ def train(
             optimizers.clip(stage, optimizer)
             prepared.step()
             prepared.zero_grad()
-            module.objective.after_step()
+            trained.objective.after_step()
             changed = [hook.after_step(optimizer, log.steps + 1, total) for hook in hooks]
             if any(changed) and accelerator.num_processes > 1:
                 stepper.wrapped = None
@@ -247,8 +256,13 @@ def train(
             signal = asked() if accelerator.num_processes == 1 else _agreed(accelerator, asked()) if line else 0
             if signal and not line:
                 tell(lr)  # the losses since the last line are not in the checkpoint
-            if (signal or time.perf_counter() - saved > CHECKPOINT_SECONDS) and accelerator.is_main_process:
-                save(state())
+            due = bool(signal) or time.perf_counter() - saved > CHECKPOINT_SECONDS
+            if divides:  # every process gives its part, so all must do it at the same step
+                due = line and of_first(due)
+            if due and (divides or accelerator.is_main_process):
+                found = state()
+                if accelerator.is_main_process:
+                    save(found)
                 saved = time.perf_counter()
             if signal:
                 accelerator.wait_for_everyone()  # the first that ends has the others ended
@@ -257,7 +271,8 @@ def train(
         value = None
         if score is not None:
             # Rounding may differ between processes, and all must keep the same epoch and stop together.
-            value = of_first(_mean_score(score, hooks))
+            with sharding.lent(trained, module, device) if divides else nullcontext():
+                value = of_first(_mean_score(score, hooks))
             log.scores.append([epoch, value])
             before = -math.inf if log.best is None else log.best["score"]
             # Of equal scores, which are common on a small split, the later: the longer training shows where the split does not.
@@ -269,6 +284,9 @@ def train(
         tell(lr, value)
         if stage.patience is not None and without_better >= stage.patience:
             break
+    if divides:
+        sharding.gather(trained, module)
+        module.to(device)
     if best is not None:
         student.load_state_dict(best)
     for still in frozen:

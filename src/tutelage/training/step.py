@@ -22,6 +22,7 @@ from tutelage.mechanisms.hook import Hook, views_of
 from tutelage.recipes.recipe import Stage
 from tutelage.report.findings import first_step_lines
 from tutelage.teachers.teacher import Teacher
+from tutelage.training import sharding
 
 Terms = dict[str, dict[str, float | None]]
 """Of each of several terms: ``loss`` and ``gradient`` (its norm)."""
@@ -45,7 +46,9 @@ class Stepper:
     """The objective compares all examples of a step, which is never cut."""
     say: Callable[[str], None]
     wrapped: Any = None
-    """The module as the accelerator prepares it at the next step; None where its parameters are new."""
+    """The module as the accelerator prepares it at the next step; None where its parameters are new. Or its divided copy."""
+    divided: bool = False
+    """The processes divide the weights (:mod:`tutelage.training.sharding`): every pass of one needs the others."""
     first: Terms | None = None
     """The terms before the first update; None until the first step is done."""
     _begun: bool = False
@@ -69,7 +72,8 @@ class Stepper:
             seed_device(seed, self.accelerator.device)
             rank, world = self.accelerator.process_index, self.accelerator.num_processes
             most = 2**62 if self.whole else self.max_tokens
-            parts = list(batches.step_batches(step, names, rank, world, most, self.stage.pad_to, number))
+            pieces = batches.step_batches(step, names, rank, world, most, self.stage.pad_to, number, even=self.divided)
+            parts = list(pieces)
             largest = max(parts, key=lambda part: part.mask.numel())
             try:
                 return parts, self._add_up(parts, seed)
@@ -93,7 +97,7 @@ class Stepper:
     def _add_up(self, parts: list[Batch], seed: int) -> dict[str, Tensor]:
         device, accelerator = self.accelerator.device, self.accelerator
         sums: dict[str, Tensor] = {}
-        self._meeting = False
+        self._meeting = self.divided
         for index, part in enumerate(parts):
             batch = part.to(device)
             signals = self.teacher.signals(batch) if self.teacher else Signals()
@@ -101,7 +105,8 @@ class Stepper:
                 self._wrap(batch, signals)
                 seed_device(seed, device)
             if self.first is None and not index:
-                with accelerator.autocast():
+                here = sharding.lent(self.wrapped, self.module, device) if self.divided else nullcontext()
+                with here, accelerator.autocast():
                     first = first_step(self.module, batch, signals)
                 seed_device(seed, device)
             views = views_of(self.hooks)
@@ -110,8 +115,10 @@ class Stepper:
                 # Processes average their gradients, and each loss is already divided by the step's totals.
                 with view, nullcontext() if last else accelerator.no_sync(self.wrapped):
                     self._begun = True
-                    losses = self.wrapped(batch, signals)
-                    self._meeting = last and accelerator.num_processes > 1
+                    # The accelerator has put this into what it wrapped; it does not know a divided copy.
+                    with accelerator.autocast() if self.divided else nullcontext():
+                        losses = self.wrapped(batch, signals)
+                    self._meeting = self.divided or (last and accelerator.num_processes > 1)
                     accelerator.backward(sum(losses.values()) * accelerator.num_processes)
                 for name, loss in losses.items():
                     sums[name] = sums.get(name, 0) + loss.detach()
