@@ -132,13 +132,25 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monke
     assert events == ["crate.partial", "deep", "a", "named", tmp_path.name]
 
 
-def test_a_killed_writer_leaves_a_folder_that_no_one_takes_for_finished(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["writes", "gives the name", "removes"])
+def test_a_killed_writer_leaves_a_folder_that_no_one_takes_for_finished(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*of: object, **more: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
     child = os.fork()
     if not child:
+        if when == "gives the name":
+            monkeypatch.setattr(artifacts, "publish", killed)
         try:
             with new_folder(tmp_path / "crate") as place:
                 Crate(apples=1).write(place)
-                os.kill(os.getpid(), signal.SIGKILL)
+                if when == "removes":
+                    monkeypatch.setattr(artifacts.shutil, "rmtree", killed)
+                    raise ValueError("of the body")
+                if when == "writes":
+                    killed()
         finally:
             os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL

@@ -20,9 +20,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tutelage.errors import TutelageError
 
-MARK = ".unfinished"
-"""In a partial folder of :func:`new_folder`: it is ours, and may be removed."""
-
 BLOCK = 2**22
 """Bytes that are read at once."""
 
@@ -240,7 +237,12 @@ def sole_writer(folder: Path) -> AbstractContextManager[None]:
         OSError: the disk refuses.
     """
     message = f"another process writes {str(folder)!r}; wait until it ends, or name another folder"
-    return held(Path(f"{partial_of(folder)}.lock"), message)
+    return held(_lock_of(folder), message)
+
+
+def _lock_of(folder: Path) -> Path:
+    """The lock of who writes a folder. A killed process leaves it behind, beside the partial folder."""
+    return Path(f"{partial_of(folder)}.lock")
 
 
 @contextmanager
@@ -255,15 +257,14 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
     folder = free_place(folder)
     partial = partial_of(folder)
     try:
+        killed = _lock_of(folder).exists()
         with sole_writer(folder):
-            if partial.exists() and not (partial / MARK).exists() and not _empty(partial):
+            if partial.exists() and not killed and not _empty(partial):
                 raise TutelageError(f"{str(partial)!r} holds unknown files; remove it, or name another folder")
             try:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
-                (partial / MARK).touch()
                 yield partial
-                (partial / MARK).unlink()
                 publish(partial, folder)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
