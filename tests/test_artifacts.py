@@ -129,10 +129,10 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monke
     monkeypatch.setattr(artifacts, "sync", lambda place: events.append(place.name))
     monkeypatch.setattr(Path, "rename", lambda one, other: (events.append("named"), rename(one, other))[1])
     publish(partial, tmp_path / "crate")
-    assert events == ["crate.partial", "deep", "a", "named", tmp_path.name]
+    assert events == ["crate.partial", "deep", "a", "named", "crate", tmp_path.name]
 
 
-@pytest.mark.parametrize("when", ["writes", "gives the name", "removes"])
+@pytest.mark.parametrize("when", ["writes", "before the name", "removes"])
 def test_a_killed_writer_leaves_a_folder_that_no_one_takes_for_finished(
     when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,8 +141,8 @@ def test_a_killed_writer_leaves_a_folder_that_no_one_takes_for_finished(
 
     child = os.fork()
     if not child:
-        if when == "gives the name":
-            monkeypatch.setattr(artifacts, "publish", killed)
+        if when == "before the name":
+            monkeypatch.setattr(Path, "rename", killed)
         try:
             with new_folder(tmp_path / "crate") as place:
                 Crate(apples=1).write(place)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import kept_score, sentences, tiny_config
+from processes import in_processes
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -20,6 +21,7 @@ from tutelage.data.config import DataConfig
 from tutelage.data.examples import Examples, encode
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
+from tutelage.report.model import load_report
 from tutelage.students.load import load_model
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
@@ -355,3 +357,15 @@ def test_mistakes_are_refused_before_anything_is_written(root: Path, tmp_path: P
     with pytest.raises(TutelageError, match=r"check which column is the label$"):
         run(root, out, dev=str(words))
     refused("unlabelled texts cannot be read for a task of kind embedding", unlabeled=str(root / "train.txt"))
+
+
+def completed(root: Path, out: Path) -> None:
+    run(root, out)
+
+
+def test_processes_divide_a_student(root: Path, tmp_path: Path, monkeypatch) -> None:
+    """A sentence encoder is no model of transformers, but has its parts."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    in_processes(2, completed, root, tmp_path / "out")
+    assert load_report(tmp_path / "out").stages[-1].steps > 0

@@ -48,8 +48,11 @@ def counted(work: Callable[..., Any], end: str | None) -> tuple[Callable[..., An
 
 
 def build(words: list[str], end: str | None = None) -> tuple[int, int, str]:
-    """``tutelage corpus build`` in blocks of 300 characters: of how many blocks this process, exit code and errors."""
+    """``tutelage corpus build`` in blocks of 300 characters: of how many blocks this process, exit code and errors. ``full``: the
+    disk of the first process is."""
     building.BUFFER = 300
+    if end == "full":
+        building._Arrays.add = full
     make, calls = building._tokeniser, list[int]()
 
     def tokeniser(*given: Any) -> Any:
@@ -60,6 +63,10 @@ def build(words: list[str], end: str | None = None) -> tuple[int, int, str]:
     building._tokeniser = tokeniser
     code, errors = command(["corpus", "build", *words, "--json"])
     return len(calls), code, errors
+
+
+def full(*given: Any) -> None:
+    raise OSError(28, "No space left on device")
 
 
 @pytest.fixture
@@ -112,6 +119,8 @@ def test_an_error_of_one_process_ends_a_build_in_a_line(sources: list[str], tmp_
             assert code == 2 and error.count("\n") == 1 and "the processes read different texts; give" in error
     for _, code, error in in_processes(2, shortened, [*sources, str(out)], str(tmp_path / "none.txt")):
         assert code == 2 and error.count("\n") == 1 and "none.txt' does not exist; check the path" in error
+    line = f"tutelage: '{out}' cannot be written (No space left on device); name another folder\n"
+    assert [end[1:] for end in in_processes(2, build, [*sources, str(out)], "full")] == [(2, line)] * 2
     out.mkdir()
     (out / "thesis.tex").touch()
     for _, code, error in in_processes(2, build, [*sources, str(out)]):  # found by the first alone

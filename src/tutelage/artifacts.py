@@ -20,6 +20,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tutelage.errors import TutelageError
 
+MARK = ".tutelage"
+"""In a partial folder of :func:`new_folder`: it is ours, and may be removed. It goes when the folder has its name."""
+
 BLOCK = 2**22
 """Bytes that are read at once."""
 
@@ -188,6 +191,9 @@ def publish(partial: Path, folder: Path) -> None:
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
+    # Not before: a process that is killed in between would leave a partial folder that nobody knows.
+    (folder / MARK).unlink(missing_ok=True)
+    sync(folder)
     sync(folder.parent)
 
 
@@ -237,12 +243,7 @@ def sole_writer(folder: Path) -> AbstractContextManager[None]:
         OSError: the disk refuses.
     """
     message = f"another process writes {str(folder)!r}; wait until it ends, or name another folder"
-    return held(_lock_of(folder), message)
-
-
-def _lock_of(folder: Path) -> Path:
-    """The lock of who writes a folder. A killed process leaves it behind, beside the partial folder."""
-    return Path(f"{partial_of(folder)}.lock")
+    return held(Path(f"{partial_of(folder)}.lock"), message)
 
 
 @contextmanager
@@ -257,20 +258,39 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
     folder = free_place(folder)
     partial = partial_of(folder)
     try:
-        killed = _lock_of(folder).exists()
         with sole_writer(folder):
-            if partial.exists() and not killed and not _empty(partial):
+            if partial.exists() and not (partial / MARK).exists() and not _empty(partial):
                 raise TutelageError(f"{str(partial)!r} holds unknown files; remove it, or name another folder")
             try:
-                shutil.rmtree(partial, ignore_errors=True)
+                _remove(partial)
                 partial.mkdir()
+                (partial / MARK).touch()
                 yield partial
                 publish(partial, folder)
             except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
+                _remove(partial)
                 raise
     except OSError as error:
         raise unwritable(folder, error) from None
+
+
+@contextmanager
+def in_a_line(folder: Path | str) -> Iterator[None]:
+    """Turn what the disk refuses into the line about ``folder``: for other processes, in which it is not being made."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(Path(os.path.abspath(folder)), error) from None
+
+
+def _remove(partial: Path) -> None:
+    """Remove a partial folder, if it is there; its mark last, so that what a killed process leaves of it is known."""
+    for place in partial.iterdir() if partial.is_dir() else ():
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+        elif place.name != MARK:
+            place.unlink(missing_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _empty(place: Path) -> bool:

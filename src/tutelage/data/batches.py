@@ -242,7 +242,7 @@ def step_batches(
     even: bool = False,
 ) -> Iterator[Batch]:
     """Yield this process's pieces of optimiser step ``number``. ``names`` are the numbers of the step's rows in the feed. With
-    ``even`` every process has as many."""
+    ``even`` all processes get the same number of pieces; the extra ones have weight zero."""
     totals = totals_of(step)
     # Rows that were counted already: their weight is zero, they only keep the processes synchronous.
     counted = Totals(*(float("inf"),) * 5, sizes=totals.sizes)

@@ -1,7 +1,8 @@
 """FSDP2: the processes divide the weights, gradients and optimiser states of what they train.
 
 The loop trains a divided copy, because PyTorch cannot put a divided module together again. The module itself waits on the CPU and
-gets the copy's weights where whole ones are needed: to score, to write a checkpoint, at the end of the stage.
+gets the copy's weights where whole ones are needed: for the gradients of the terms in the first step, to score, to write a
+checkpoint, at the end of the stage.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ def divided(module: M, student: nn.Module, needs: Needs, device: torch.device) -
     again = not needs.attention
     uses = Counter(id(p) for _, p in copied.named_parameters(remove_duplicate=False))
     for model in kept if isinstance(kept, nn.ModuleList) else [kept]:
-        assert isinstance(model, PreTrainedModel)
+        model = cast(PreTrainedModel, model)  # or a sentence encoder, which has the same parts
         for layer in anatomy.layers_of(model) if anatomy.family_of(model.config).layers else ():
             # A weight that two layers share is divided with what lies outside of the layers.
             if all(uses[id(parameter)] == 1 for parameter in layer.parameters()):

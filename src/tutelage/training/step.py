@@ -46,7 +46,8 @@ class Stepper:
     """The objective compares all examples of a step, which is never cut."""
     say: Callable[[str], None]
     wrapped: Any = None
-    """The module as the accelerator prepares it at the next step; None where its parameters are new. Or its divided copy."""
+    """The module as the accelerator has prepared it, or its divided copy. None: it is prepared at the next step, because its
+    parameters are new."""
     divided: bool = False
     """The processes divide the weights (:mod:`tutelage.training.sharding`): every pass of one needs the others."""
     first: Terms | None = None

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from tutelage.artifacts import new_folder, sha256_of
+from tutelage.artifacts import MARK, in_a_line, new_folder, sha256_of
 from tutelage.data.corpus.packing import Split
 from tutelage.data.corpus.reading import Corpus, CorpusManifest, vocabulary_of
 from tutelage.data.processes import ALONE, Processes
@@ -76,8 +76,9 @@ def build(
       ``,config=NAME``, ``,split=NAME`` (default ``train``) or ``,column=NAME`` (default ``text``).
     * :class:`Documents`: each text is a document, each of its lines a paragraph.
 
-    Sources are streamed; one block of paragraphs for each process is in memory. :func:`split_sentences` splits the paragraphs,
-    unless ``split="lines"`` declares each line a sentence. Text that looks like a special token ("[SEP]") is read as ordinary text.
+    Sources are streamed; each process holds as many blocks of paragraphs as there are processes. :func:`split_sentences` splits
+    the paragraphs, unless ``split="lines"`` declares each line a sentence. Text that looks like a special token ("[SEP]") is read
+    as ordinary text.
 
     Several processes make the corpus that one would make. Each reads all of the sources and tokenises every n-th block; the first
     process writes them all.
@@ -102,10 +103,12 @@ def build(
         folder = processes.first(lambda: place.enter_context(new_folder(out)))
         written = _Arrays(folder)
 
+        @in_a_line(out)
         def write(block: _Tokenised) -> None:
             written.add(block)
             advance(len(block.tokens))
 
+        @in_a_line(out)
         def finish() -> None:
             written.end()
             if not written.tokens:
@@ -116,7 +119,7 @@ def build(
             kept.backend_tokenizer.no_padding()
             kept.backend_tokenizer.no_truncation()
             kept.save_pretrained(folder / "tokenizer")
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
             CorpusManifest(
                 tutelage=__version__,
                 split=split,
