@@ -116,8 +116,12 @@ def test_distil_then_evaluate_then_repeat(teacher_folder: Path, tmp_path: Path) 
 def test_resuming_a_finished_run_shows_its_report(teacher_folder: Path, tmp_path: Path) -> None:
     words = distill_words(teacher_folder, tmp_path / "a")
     assert invoke(*words, "--json")[0] == 0
+    kept = sorted(path.name for path in (tmp_path / "a").iterdir())
+    for name in ("rate.json", "start.json"):  # as a run leaves them that is killed when its report is written
+        (tmp_path / "a" / name).touch()
     code, out, _ = invoke(*words, "--resume", "--json")
     assert code == 0 and json.loads(out)["method"] == "kd"
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == kept
 
 
 def test_recipe_and_run(teacher_folder: Path, tmp_path: Path) -> None:

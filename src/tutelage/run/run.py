@@ -38,7 +38,8 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False, read: R
         for assistant in before:  # finished ones are not repeated
             run(assistant, resume=True, quiet=quiet, read=read)
     with workspace(config, resume=resume, quiet=quiet) as place, handled() as stops:
-        if (finished := place.finished(lambda: read_origins(config, read))) is not None:
+        leftovers = (CorpusRun if config.recipe.on_corpus else TaskRun).leftovers
+        if (finished := place.finished(lambda: read_origins(config, read), leftovers)) is not None:
             return finished
         work = CorpusRun(place, config) if config.recipe.on_corpus else TaskRun(place, config, read=read)
         place.display.say(work.plan())
@@ -59,9 +60,9 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False, read: R
             work.reload(place)
         report = work.report(place, logs)
         if isinstance(report, CorpusReport):
-            place.end(report, corpus_pages.card(report), corpus_pages.page(report), work.leftovers)
+            place.end(report, corpus_pages.card(report), corpus_pages.page(report), leftovers)
         else:
-            place.end(report, card(report), page(report), work.leftovers)
+            place.end(report, card(report), page(report), leftovers)
     return report.model_dump(mode="json")
 
 

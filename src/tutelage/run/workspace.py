@@ -213,11 +213,12 @@ class Workspace(Bench):
         alone = not self.config.taught and not self.config.recipe.on_corpus
         return self.folder if alone else self.folder / "student"
 
-    def finished(self, origins: Callable[[], dict[str, str]]) -> dict[str, Any] | None:
+    def finished(self, origins: Callable[[], dict[str, str]], leftovers: tuple[str, ...]) -> dict[str, Any] | None:
         """The report, if the resumed run is already finished.
 
         Args:
             origins: Reads the fingerprint of each thing that the run would learn from now.
+            leftovers: As :meth:`end` takes them.
 
         Raises:
             TutelageError: when it has learnt from others.
@@ -231,9 +232,15 @@ class Workspace(Bench):
             self._compare(origins() | {VERSION: before.get(VERSION, "")}, before)
         report = load_report(self.folder).model_dump(mode="json")
         self.display.say(f"the run in {self.folder} is already finished")
-        if self.main:  # killed just before its end, it left its checkpoint
-            checkpoint.remove(self.folder / "checkpoint")
+        self._clear(leftovers)  # killed just before its end, it left them
         return report
+
+    def _clear(self, leftovers: tuple[str, ...]) -> None:
+        """Remove what only an unfinished run needs."""
+        if self.main:
+            for name in leftovers:
+                (self.folder / name).unlink(missing_ok=True)
+            checkpoint.remove(self.folder / "checkpoint")
 
     def begin(self, origins: dict[str, str]) -> None:
         """Write the run's settings to its folder and its trackers. From here on the folder belongs to this run.
@@ -319,9 +326,7 @@ class Workspace(Bench):
             write_text(self.model_folder / "README.md", card)
             write_text(self.folder / "report.html", page)
             write_json(self.folder / REPORT, report)
-            for name in leftovers:
-                (self.folder / name).unlink(missing_ok=True)
-            checkpoint.remove(self.folder / "checkpoint")
+        self._clear(leftovers)
         # Not end_training, which ends the process group too: another run may follow.
         for tracker in self.accelerator.trackers:
             tracker.finish()
