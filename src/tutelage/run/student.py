@@ -52,8 +52,9 @@ from tutelage.students.vocabulary import Vocabulary
 from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
 
-TUNING_TEXTS, TUNING_TOKENS = 512, 2**15
-"""Most training examples and tokens that a pruned student is fitted on; their hidden states are held in memory."""
+TUNING_TOKENS = 2**15
+"""Most tokens, with padding, that a pruned student is fitted on; their hidden states are held in memory. The equations of the fit
+are tokens, not texts: of short texts it needs more."""
 
 
 class StudentFactory:
@@ -180,7 +181,7 @@ class StudentFactory:
             if isinstance(spec, Pruned) and spec.tune is not None and teacher is not None:
                 texts: list[dict[str, Tensor]] = []
                 tokens = 0
-                for batch in self._examples(teacher.to(self._device), min(TUNING_TEXTS, spec.examples or TUNING_TEXTS)):
+                for batch in self._examples(teacher.to(self._device), spec.examples):
                     tokens += batch.mask.numel()
                     if texts and tokens > TUNING_TOKENS:
                         break

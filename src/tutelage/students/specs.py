@@ -146,7 +146,8 @@ class _Ranked(StudentSpec):
     """Score of a head or neuron: the squared gradient of its mask, summed over examples (Kwon et al. 2022); weight times
     gradient, summed over its output weights (ROSITA); or the change of the loss without it, to the first order (DynaBERT)."""
     examples: Count | None = 2048
-    """Number of training examples that rank the heads and neurons; none uses all."""
+    """Number of training examples that rank the heads and neurons, and on which output matrices are fitted (there at most 32,768
+    tokens); none uses all."""
 
 
 class Pruned(_Ranked):
