@@ -189,7 +189,7 @@ RECIPES: dict[str, Callable[[SimpleNamespace, Namespace], list[Recipe]]] = {
     "wid": wid,
 }
 """All recipes that an experiment trains, by its name."""
-NONE = {"cascade", "cutting", "int8_scales", "int8_training", "ledger", "methods", "planted_teams"}
+NONE = {"cascade", "cutting", "int8_scales", "int8_training", "ledger", "methods", "planted_teams", "unseen"}
 """Experiments without recipes of their own."""
 
 
