@@ -7,7 +7,6 @@ import json
 import math
 import os
 import random
-import shutil
 import signal
 from dataclasses import fields
 from fractions import Fraction
@@ -174,7 +173,7 @@ def test_a_corpus_is_its_text(tokenizer, tmp_path: Path, monkeypatch) -> None:
     assert corpus.sources == ("a.txt", "b.txt") and corpus.tokens.dtype == np.uint16
     assert tokenizer_fingerprint(corpus.tokenizer) == corpus.manifest.tokenizer_fingerprint
     assert corpus.counts.tolist() == np.bincount(corpus.tokens, minlength=len(tokenizer)).tolist()
-    assert not (tmp_path / "new" / "corpus.partial").exists()
+    assert not (tmp_path / "new" / "corpus.tutelage-partial").exists()
     lines = build(sources, tmp_path / "lines", tokenizer, split="lines")
     assert np.diff(lines.documents).tolist() == [2, 2, 1] and np.array_equal(lines.tokens, corpus.tokens)
     # However the text falls into batches, also where a document's first sentence begins one.
@@ -362,12 +361,6 @@ def test_a_place_that_is_taken_is_refused(tokenizer, tmp_path: Path) -> None:
     with pytest.raises(TutelageError, match="cannot be written"):
         build([source], tmp_path / "a.txt" / "corpus", tokenizer)
     (out / "x").rmdir()
-    (tmp_path / "corpus.partial").mkdir()
-    (tmp_path / "corpus.partial" / "thesis.tex").touch()
-    with pytest.raises(TutelageError, match="holds unknown files"):
-        build([source], out, tokenizer)
-    assert (tmp_path / "corpus.partial" / "thesis.tex").exists()
-    shutil.rmtree(tmp_path / "corpus.partial")
     assert build([source], out, tokenizer).manifest.documents == 2  # an empty folder is not taken
     slow = BertTokenizerFast(vocab={word: i for i, word in enumerate(SPECIAL)}, pad_token=None)
     with pytest.raises(TutelageError, match="no padding token"):
@@ -392,14 +385,14 @@ def test_a_killed_build_leaves_nothing_that_opens(tokenizer, tmp_path: Path, mon
         finally:
             os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert (tmp_path / "corpus.partial" / "tokens.bin").exists() and not (tmp_path / "corpus").exists()
+    assert (tmp_path / "corpus.tutelage-partial" / "tokens.bin").exists() and not (tmp_path / "corpus").exists()
     with pytest.raises(TutelageError, match="not finished"):
         Corpus(tmp_path / "corpus")
     with pytest.raises(TutelageError, match="is not a corpus"):
-        Corpus(tmp_path / "corpus.partial")
+        Corpus(tmp_path / "corpus.tutelage-partial")
     again = build(sources, tmp_path / "corpus", tokenizer)
     other = build(sources, tmp_path / "other", tokenizer)
-    assert again.manifest.sha256 == other.manifest.sha256 and not (tmp_path / "corpus.partial").exists()
+    assert again.manifest.sha256 == other.manifest.sha256 and not (tmp_path / "corpus.tutelage-partial").exists()
 
 
 def test_a_build_that_is_broken_off_leaves_nothing(tokenizer, tmp_path: Path) -> None:

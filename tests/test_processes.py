@@ -97,7 +97,7 @@ def test_processes_build_the_corpus_of_one(sources: list[str], tokenizer, tmp_pa
 def test_a_killed_build_of_two_is_built_anew_by_any_number(sources: list[str], tmp_path: Path) -> None:
     words = [*sources, str(tmp_path / "cut")]
     assert in_processes(2, build, words, "killed") == [KILLED, KILLED]
-    assert "cut.partial" in others(tmp_path / "cut") and not (tmp_path / "cut").exists()
+    assert "cut.tutelage-partial" in others(tmp_path / "cut") and not (tmp_path / "cut").exists()
     assert in_processes(1, build, words)[0][1:] == (0, "")
     in_processes(2, build, [*sources, str(tmp_path / "two")], "killed")
     in_processes(2, build, [*sources, str(tmp_path / "two")])

@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all, their manifests and their checksums.
 
-A writer that is killed leaves a folder named ``NAME.partial``, which no reader takes for a finished one. What is written is on
-the disk before it gets its name, so a crash of the machine leaves the old state or the new one as well.
+A writer that is killed leaves a folder named ``NAME.partial`` or ``NAME.tutelage-partial``, which no reader takes for a finished
+one. What is written is on the disk before it gets its name, so a crash of the machine leaves the old state or the new one as well.
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tutelage.errors import TutelageError
-
-MARK = ".tutelage"
-"""In a partial folder of :func:`new_folder`: it is ours, and may be removed. It goes when the folder has its name."""
 
 BLOCK = 2**22
 """Bytes that are read at once."""
@@ -156,8 +153,13 @@ def _checksum(header: dict[str, Any], tensors: Iterable[bytes]) -> str:
 
 
 def partial_of(folder: Path) -> Path:
-    """Where a folder lies until it is finished."""
+    """Where a folder lies until it is finished, if its writer can go on with what a killed one left."""
     return folder.with_name(folder.name + ".partial")
+
+
+def draft_of(folder: Path) -> Path:
+    """Where a folder lies until it is finished, if its writer begins anew. Nobody else has such names, so it may be removed."""
+    return folder.with_name(folder.name + ".tutelage-partial")
 
 
 def unwritable(folder: Path, error: OSError) -> TutelageError:
@@ -191,9 +193,6 @@ def publish(partial: Path, folder: Path) -> None:
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
-    # Not before: a process that is killed in between would leave a partial folder that nobody knows.
-    (folder / MARK).unlink(missing_ok=True)
-    sync(folder)
     sync(folder.parent)
 
 
@@ -256,19 +255,16 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
         TutelageError: if something lies there already, another process writes there, or the disk refuses.
     """
     folder = free_place(folder)
-    partial = partial_of(folder)
+    partial = draft_of(folder)
     try:
         with sole_writer(folder):
-            if partial.exists() and not (partial / MARK).exists() and not _empty(partial):
-                raise TutelageError(f"{str(partial)!r} holds unknown files; remove it, or name another folder")
             try:
-                _remove(partial)
+                shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
-                (partial / MARK).touch()
                 yield partial
                 publish(partial, folder)
             except BaseException:
-                _remove(partial)
+                shutil.rmtree(partial, ignore_errors=True)
                 raise
     except OSError as error:
         raise unwritable(folder, error) from None
@@ -281,20 +277,6 @@ def in_a_line(folder: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         raise unwritable(Path(os.path.abspath(folder)), error) from None
-
-
-def _remove(partial: Path) -> None:
-    """Remove a partial folder, if it is there; its mark last, so that what a killed process leaves of it is known."""
-    for place in partial.iterdir() if partial.is_dir() else ():
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place, ignore_errors=True)
-        elif place.name != MARK:
-            place.unlink(missing_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
-
-
-def _empty(place: Path) -> bool:
-    return place.is_dir() and not any(place.iterdir())
 
 
 class Manifest(BaseModel):
@@ -318,7 +300,7 @@ class Manifest(BaseModel):
         """
         path = folder / cls.FILE
         if not path.exists():
-            if partial_of(folder).exists():
+            if partial_of(folder).exists() or draft_of(folder).exists():
                 raise TutelageError(f"the {cls.WHAT} {str(folder)!r} is not finished; run {cls.COMMAND} again")
             raise TutelageError(f"{str(folder)!r} is not a {cls.WHAT}; {cls.COMMAND} makes one")
         try:

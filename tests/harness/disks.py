@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.artifacts import draft_of, partial_of
+
 from .work import Case, Ended, Scene, left, run
 
 SHARES = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
@@ -104,7 +106,7 @@ def _read_only(case: Case, work: Path) -> str:
 def _removed(case: Case, work: Path, after: float) -> str:
     """One line, or the end, where somebody removes what is written meanwhile."""
     out = work / "gone"
-    both = (out, out.with_name("gone.partial"))
+    both = (out, partial_of(out), draft_of(out))
 
     def remove() -> None:
         for place in both:

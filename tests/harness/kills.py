@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.artifacts import draft_of, partial_of
+
 from .work import Case, Ended, Scene, left, names, run
 
 KEPT = 5
@@ -62,7 +64,7 @@ def _killed(
     case: Case, whole: dict[str, Any], folder: Path, how: str, generator: np.random.Generator
 ) -> tuple[int, str, str]:
     """Kill a run up to three times and let it end: how often it was killed, what came out, and its last line."""
-    for place in (folder, folder.with_name(folder.name + ".partial")):
+    for place in (folder, partial_of(folder), draft_of(folder)):
         shutil.rmtree(place, ignore_errors=True)
     words, killed = case.words(folder), 0
     more = ["--resume"] if case.resumes else []
@@ -81,6 +83,8 @@ def _killed(
         if end.code != -9:
             return killed, *_verdict(end, whole, folder)
         killed += 1
+        if not case.resumes and folder.exists():  # killed when all was done: there is nothing to repeat
+            return killed, *_found(whole, folder)
         rest = max(rest - share, 0.1)
     return killed, *_verdict(run([*words, *more], folder, processes=case.processes), whole, folder)
 
@@ -89,6 +93,11 @@ def _verdict(end: Ended, whole: dict[str, Any], folder: Path) -> tuple[str, str]
     """What the last of a run's processes shows, and a line about it."""
     if end.stuck or end.code:
         return "not resumed", "stuck" if end.stuck else end.line
+    return _found(whole, folder)
+
+
+def _found(whole: dict[str, Any], folder: Path) -> tuple[str, str]:
+    """What a finished folder shows, and a line about it."""
     found = left(folder)
     if found != whole["left"]:
         other = sorted(name for name in {*found, *whole["left"]} if found.get(name) != whole["left"].get(name))

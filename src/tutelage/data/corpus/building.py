@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from tutelage.artifacts import MARK, in_a_line, new_folder, sha256_of
+from tutelage.artifacts import in_a_line, new_folder, sha256_of
 from tutelage.data.corpus.packing import Split
 from tutelage.data.corpus.reading import Corpus, CorpusManifest, vocabulary_of
 from tutelage.data.processes import ALONE, Processes
@@ -119,7 +119,7 @@ def build(
             kept.backend_tokenizer.no_padding()
             kept.backend_tokenizer.no_truncation()
             kept.save_pretrained(folder / "tokenizer")
-            files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
             CorpusManifest(
                 tutelage=__version__,
                 split=split,
