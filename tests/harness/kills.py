@@ -83,15 +83,14 @@ def _killed(
         if end.code != -9:
             return killed, *_verdict(end, whole, folder)
         killed += 1
-        if not case.resumes and folder.exists():  # killed when all was done: there is nothing to repeat
-            return killed, *_found(whole, folder)
         rest = max(rest - share, 0.1)
     return killed, *_verdict(run([*words, *more], folder, processes=case.processes), whole, folder)
 
 
 def _verdict(end: Ended, whole: dict[str, Any], folder: Path) -> tuple[str, str]:
     """What the last of a run's processes shows, and a line about it."""
-    if end.stuck or end.code:
+    done = "already exists" in end.line and folder.exists()  # killed when all was done: there is nothing to repeat
+    if end.stuck or (end.code and not done):
         return "not resumed", "stuck" if end.stuck else end.line
     return _found(whole, folder)
 
