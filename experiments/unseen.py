@@ -98,8 +98,8 @@ def page(results: Results) -> Results:
     ]
     count = len(results["runs"])
     takeaway = (
-        f"Of {count} runs {len(better)} are better than their twin beyond the interval over texts, and {len(enough)} "
-        f"keep {KEPT:.0%} of the teacher."
+        f"Runs that are better than their twin beyond the interval over texts: {len(better)} of {count}. Runs that keep "
+        f"{KEPT:.0%} of the teacher: {len(enough)} of {count}."
     )
     sizes = ", ".join(
         f"{task}: {rows:,}" for task, rows in {one["task"]: one["rows"] for one in results["runs"]}.items()

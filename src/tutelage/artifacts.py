@@ -246,6 +246,15 @@ def sole_writer(folder: Path) -> AbstractContextManager[None]:
 
 
 @contextmanager
+def in_a_line(folder: Path | str) -> Iterator[None]:
+    """Turn what the disk refuses in the block into the line about ``folder``."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(Path(os.path.abspath(folder)), error) from None
+
+
+@contextmanager
 def new_folder(folder: Path | str) -> Iterator[Path]:
     """Make a folder that appears when the block ends, whole; yields the partial folder to write into.
 
@@ -256,27 +265,15 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
     """
     folder = free_place(folder)
     partial = draft_of(folder)
-    try:
-        with sole_writer(folder):
-            try:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-                yield partial
-                publish(partial, folder)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-    except OSError as error:
-        raise unwritable(folder, error) from None
-
-
-@contextmanager
-def in_a_line(folder: Path | str) -> Iterator[None]:
-    """Turn what the disk refuses into the line about ``folder``: for other processes, in which it is not being made."""
-    try:
-        yield
-    except OSError as error:
-        raise unwritable(Path(os.path.abspath(folder)), error) from None
+    with in_a_line(folder), sole_writer(folder):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            yield partial
+            publish(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 class Manifest(BaseModel):

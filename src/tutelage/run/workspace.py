@@ -57,9 +57,9 @@ ORIGINS = "origins.json"
 
 
 SHARDING = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed (ACCELERATE_USE_DEEPSPEED)",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM (ACCELERATE_USE_MEGATRON_LM)",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config (ACCELERATE_USE_PARALLELISM_CONFIG)",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
 }
 """What ``accelerate launch`` sets for ways to divide a model among processes that are not supported."""
 
@@ -100,7 +100,7 @@ def _check_sharding(precision: str) -> None:
     Raises:
         TutelageError: when that is not supported.
     """
-    found = next((words for name, words in SHARDING.items() if sharding.switched_on(name)), None)
+    found = next((f"{words} ({name})" for name, words in SHARDING.items() if sharding.switched_on(name)), None)
     if sharding.switched_on(sharding.FSDP):
         # Else transformers would read a model's weights in the first process alone.
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"

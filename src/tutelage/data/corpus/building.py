@@ -103,7 +103,7 @@ def build(
         folder = processes.first(lambda: place.enter_context(new_folder(out)))
         written = _Arrays(folder)
 
-        @in_a_line(out)
+        @in_a_line(out)  # for the other processes, in which the folder is not being made
         def write(block: _Tokenised) -> None:
             written.add(block)
             advance(len(block.tokens))
