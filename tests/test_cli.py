@@ -151,6 +151,9 @@ def test_recipe_and_run(teacher_folder: Path, tmp_path: Path) -> None:
 def test_methods() -> None:
     code, out, _ = invoke("methods")
     assert code == 0 and "tinybert" in out and "distilbert" in out
+    stages = [" ".join(re.sub("│", " ", line).split()) for line in out.splitlines() if "layer_" in line]
+    learns = "attention: KL of relations of queries-keys, layer 1 to 24; hidden: MSE, layer 1 to 24"
+    assert stages == [f"mobilebert random layer_1 to 24 corpus {learns}"]
     code, out, _ = invoke("methods", "--json")
     assert {row["method"] for row in json.loads(out)} >= {
         "finetune",

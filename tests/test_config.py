@@ -22,6 +22,7 @@ from tutelage.knowledge.cuts import Neurons, Tokens
 from tutelage.knowledge.store.scheme import Scheme
 from tutelage.mechanisms.mechanism import Mechanism
 from tutelage.methods import METHODS
+from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.kinds import kinds_of, ours
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.term import Term
@@ -184,6 +185,14 @@ def test_the_table_of_methods_is_computed_from_the_recipes() -> None:
     assert list(row.stages[2].learns()) == ["predictions"]
     colder = METHODS["kd"]().model_copy(update={"stages": [Stage(name="x", objective=[SoftLabels(temperature=3)])]})
     assert method_row(colder).stages[0].predictions == "KL, T=3"
+    for layers, words in (
+        ([0, 2, 0], "layer 2"),
+        ([4, 0, 12], "layers 4 0 12"),
+        ([0, 5], "layers 0 5"),
+        ("skip", "skip"),
+    ):
+        stage = Stage(name="x", objective=[Hidden(layers=layers)])
+        assert method_row(colder.model_copy(update={"stages": [stage]})).stages[0].hidden == f"MSE, {words}"
 
 
 def test_the_json_schema_knows_every_part_of_a_recipe() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, is_dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -404,11 +406,24 @@ def _methods(rows: list[MethodRow]) -> None:
     for column in ("method", "start", "stage", "on", "learns"):
         table.add_column(column, overflow="fold", no_wrap=column in ("stage", "on"))
     for row in rows:
-        for index, stage in enumerate(row.stages):
-            learns = "; ".join(f"{part}: {words}" for part, words in stage.learns().items())
-            first = (row.method, row.init) if index == 0 else ("", "")
-            table.add_row(*first, stage.stage, stage.data, learns)
+        lines = [
+            (s.stage, s.data, "; ".join(f"{part}: {words}" for part, words in s.learns().items())) for s in row.stages
+        ]
+        for index, cells in enumerate(_series(lines)):
+            table.add_row(*((row.method, row.init) if index == 0 else ("", "")), *cells)
     _show(table)
+
+
+def _series(rows: Iterable[tuple[str, ...]]) -> Iterator[list[str]]:
+    """The rows; neighbours that differ in their numbers alone, such as a stage for each layer, as one: ``layer_1 to 24``."""
+    for _, neighbours in groupby(rows, key=lambda row: [re.sub(r"\d+", "", cell) for cell in row]):
+        first, *_, last = [*neighbours] * 2
+        yield [_from_to(*cells) for cells in zip(first, last, strict=True)]
+
+
+def _from_to(first: str, last: str) -> str:
+    ends = iter(re.findall(r"\d+", last))
+    return re.sub(r"\d+", lambda one: one[0] if (end := next(ends)) == one[0] else f"{one[0]} to {end}", first)
 
 
 def _yaml(config: RunConfig) -> None:

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from tutelage.anatomy import Shape
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
-from tutelage.objectives.mapping import Mapping, Pairs, pairs
+from tutelage.objectives.mapping import Mapping, Pairs, in_words, pairs
 from tutelage.objectives.term import Comparison, Normalize, Padding, Term
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class AttentionScores(Term):
         return self
 
     def words(self) -> str:
-        return f"MSE of scores, {self.layers}"
+        return f"MSE of scores, {in_words(self.layers)}"
 
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
         return pairs(self.layers, student.layers, teacher.layers)

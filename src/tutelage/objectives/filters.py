@@ -9,7 +9,7 @@ from tutelage.anatomy import Shape
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.hidden import check_first_token
-from tutelage.objectives.mapping import Mapping, Pairs, pairs
+from tutelage.objectives.mapping import Mapping, Pairs, in_words, pairs
 from tutelage.objectives.term import Answers, Comparison, Term
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class TaskFilters(_Filtered):
     kind: Literal["task_filters"] = "task_filters"
 
     def words(self) -> str:
-        return f"CE of filtered layers, {self.layers}"
+        return f"CE of filtered layers, {in_words(self.layers)}"
 
     def check(self, before: Sequence[Term], *, on_corpus: bool) -> None:
         if on_corpus:
@@ -115,7 +115,7 @@ class FilteredHidden(_Filtered):
     kind: Literal["filtered_hidden"] = "filtered_hidden"
 
     def words(self) -> str:
-        return f"MSE of filtered, {self.layers}"
+        return f"MSE of filtered, {in_words(self.layers)}"
 
     def check(self, before: Sequence[Term], *, on_corpus: bool) -> None:
         learnt = [term for term in before if isinstance(term, TaskFilters)]

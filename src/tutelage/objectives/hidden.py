@@ -12,7 +12,7 @@ from tutelage.anatomy import Shape, family_named
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut, Neurons, Tokens
 from tutelage.knowledge.needs import Needs
-from tutelage.objectives.mapping import Mapping, Pairs, pairs
+from tutelage.objectives.mapping import Mapping, Pairs, in_words, pairs
 from tutelage.objectives.term import Comparison, Normalize, Padding, Project, Term, resolve_projection
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Hidden(_HiddenTerm):
     for none. ``origin``: for a copied student the layers that it was copied from, else ``uniform``."""
 
     def words(self) -> str:
-        return f"{'cosine' if self.loss == 'cosine' else 'MSE'}, {self.layers}"
+        return f"{'cosine' if self.loss == 'cosine' else 'MSE'}, {in_words(self.layers)}"
 
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
         return pairs(self.layers, student.layers, teacher.layers)
@@ -239,7 +239,7 @@ class FirstToken(Term):
     mean the same."""
 
     def words(self) -> str:
-        return f"MSE of [CLS], {self.layers}"
+        return f"MSE of [CLS], {in_words(self.layers)}"
 
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
         return pairs(self.layers, student.layers, teacher.layers)

@@ -81,6 +81,16 @@ def pairs(mapping: Mapping, student_layers: int, teacher_layers: int) -> Pairs:
     return [(i, n - m + i) for i in range(1, m)]
 
 
+def in_words(mapping: Mapping) -> str:
+    """A mapping as tables name it; of a list the teacher's layers, and of a single pair of equal numbers ``layer 3``."""
+    if isinstance(mapping, str):
+        return mapping
+    taught = [(s, t) for s, t in enumerate(mapping, start=1) if t]
+    if len(taught) == 1 and taught[0][0] == taught[0][1]:
+        return f"layer {taught[0][0]}"
+    return "layers " + " ".join(map(str, mapping))
+
+
 def of_origin(layers: list[int], teacher_layers: int) -> list[int]:
     """The teacher layer of each layer of a student that is made of the teacher's ``layers``: the one that it was copied from. The
     last is paired with the teacher's last, after which the head was learnt."""

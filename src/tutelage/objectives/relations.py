@@ -11,7 +11,7 @@ from tutelage.anatomy import Shape
 from tutelage.errors import TutelageError
 from tutelage.fields import Size
 from tutelage.knowledge.needs import Needs
-from tutelage.objectives.mapping import Mapping, Pairs, pairs
+from tutelage.objectives.mapping import Mapping, Pairs, in_words, pairs
 from tutelage.objectives.term import Comparison, Term
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Relations(Term):
     models, of which both need equally many."""
 
     def words(self) -> str:
-        return f"KL of relations of {', '.join(self.of)}, {self.layers}"
+        return f"KL of relations of {', '.join(self.of)}, {in_words(self.layers)}"
 
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
         return pairs(self.layers, student.layers, teacher.layers)
