@@ -179,9 +179,9 @@ NOTES = (
     "matrices.",
     "*random*: one draw for all rows. *operations*: of the layers, for a text of 128 tokens.",
     "*masked*: coordinates of the residual stream out of 384, left out of all layer norms, as the pruning schedule of `wid` does "
-    "before anything has learnt; *others*: a quarter of the coordinates inside attention, feed-forward layers and pooler. *random "
-    "0, 1, 2*: three draws; `norm` is a draw, too, because before training all rows are alike.",
+    "before anything has learnt; *others*: a quarter of the coordinates inside attention, feed-forward layers and pooler.",
 )
+DRAWS = "*random 0, 1, 2*: three draws; `norm` is a draw, too, because before training all rows are alike."
 
 
 def page(results: Results) -> Results:
@@ -222,7 +222,8 @@ def page(results: Results) -> Results:
                 f"chosen by `{how}` and repaired by least squares, {halves[how][0]['score']:.3f} without repair"
             )
     takeaway = f"Without any training, {'; '.join(takeaways)}." if takeaways else ""
-    notes = [f"* {note}" for note in NOTES]
+    drawn = any(run.get("selection") in ("norm", "random 0") for run in results["runs"])
+    notes = [f"* {note}" for note in (*NOTES, DRAWS)[: None if drawn else -1]]
     return {"takeaway": takeaway, "tables": lines, "notes": notes}
 
 

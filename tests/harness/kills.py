@@ -53,7 +53,7 @@ def _whole(case: Case, folder: Path) -> dict[str, Any]:
     if not case.known:
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        end = run(case.words(folder), folder, processes=case.processes)
+        end = run(case.words(folder), folder, processes=case.processes, onnx=case.onnx)
         if end.code or end.stuck:
             raise RuntimeError(f"not killed, it ended with {end.code}: {end.line}")
         case.known.update(left=left(folder), names=names(folder), seconds=end.seconds, points=end.points)
@@ -77,14 +77,15 @@ def _killed(
             given = {"at": max(1, int(share * whole["points"]))}
         if killed and not folder.exists():
             break
-        end = run([*words, *more], folder, processes=case.processes, victim=victim, **given)
+        end = run([*words, *more], folder, processes=case.processes, victim=victim, onnx=case.onnx, **given)
         if end.stuck:
             return killed, "not resumed", f"stuck after {end.seconds:.0f} s: {end.line}"
         if end.code != -9:
             return killed, *_verdict(end, whole, folder)
         killed += 1
         rest = max(rest - share, 0.1)
-    return killed, *_verdict(run([*words, *more], folder, processes=case.processes), whole, folder)
+    end = run([*words, *more], folder, processes=case.processes, onnx=case.onnx)
+    return killed, *_verdict(end, whole, folder)
 
 
 def _verdict(end: Ended, whole: dict[str, Any], folder: Path) -> tuple[str, str]:

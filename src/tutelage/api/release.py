@@ -33,12 +33,12 @@ def gate(
 
     Args:
         report: Folder of a run, its report.json, or a folder of `tutelage export`.
-        min_retention: Least share of the teacher's score that the student keeps.
+        min_retention: Minimum share of the teacher's score that the student keeps.
         max_class_drop: Largest allowed drop in recall of any class, student against teacher, above 0. For 0.05 each class needs
             at least 72 evaluation texts.
-        min_agreement: Least share of texts with the teacher's class.
-        max_latency: Most time for one text, in milliseconds: 5ms. Of an exported file the median on one thread.
-        max_size: Largest size of the weights on disk, in megabytes (10^6 bytes): 20MB.
+        min_agreement: Minimum share of texts on which the student predicts the teacher's class.
+        max_latency: Maximum time for one text, in milliseconds: 5ms. For an exported file, the median on one thread.
+        max_size: Maximum size of the weights on disk, in megabytes (10^6 bytes): 20MB.
 
         plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
 

@@ -57,8 +57,8 @@ def finetune(
     Args:
         model: Checkpoint to start from: a folder or a hub id.
         out: Output folder; new or empty.
-        epochs: Passes over the training set; auto: by its size, and no more than improve the validation score.
-        lr: Peak learning rate; auto: by the model's width.
+        epochs: Passes over the training set; auto: about 1,200 steps, 3 to 20 passes, fewer where the score stops improving.
+        lr: Peak learning rate; auto: the better of two rates that follow from the model's width.
         seed: Seed of all random numbers.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         tracker: Experiment tracker that gets the losses and scores.
@@ -199,10 +199,10 @@ def distill(
         store_dtype: Type of the hidden states that auto writes.
         allow_weak_teacher: Continue even if the teacher scores no better than chance.
         method: Method: compact, kd, pkd, tinybert, minilmv2, minimum_knowledge; `tutelage methods` shows all.
-        ablation: Part of the method to leave out, such as no_attn of tinybert; a wrong name shows those that there are.
+        ablation: Part of the method to leave out, such as no_attn of tinybert; an unknown name lists all.
         stage: Stages to run: those on the task, or the general ones on raw text.
         student: Fields to replace in the method's student (layers=3), a new network (layers=4,hidden=312), or a folder or hub id.
-        epochs: Passes over the training set in each stage; auto: by its size. Default: the method's own, of compact auto.
+        epochs: Passes over the training set in each stage; auto: by its size. Default: the method's own (of compact: auto).
         baseline: Train the same student without the teacher too, for as many steps.
         served: Measure teacher and student in ONNX and int8 too (needs the extra onnx).
         corpus: Folder of `tutelage corpus build`, for the general stages.
@@ -310,16 +310,16 @@ def export(
     Args:
         model: Student or teacher: a folder or a hub id.
         out: Folder to write; new or empty.
-        format: onnx, or checkpoint: one that transformers loads without an import (shared layers are copied, removed heads become
-            zeros), or that of a sub-network.
+        format: onnx; or checkpoint, which transformers loads without an import: shared layers are copied, removed heads become
+            zeros. With --width or --depth it is that of the sub-network.
         int8: Write a graph with int8 weights too.
-        activations: How its activations are quantised: dynamic, with ranges of each text; or static, with ranges of training texts.
-        table_bits: Bits of the numbers of its largest embedding table: 8, or 4 for a smaller file. Default: those that the student
+        activations: Ranges of the int8 file's activations: dynamic (of each text) or static (of training texts).
+        table_bits: Bits of the largest embedding table in the int8 file: 8, or 4 for a smaller one. Default: those that the student
             was trained for (mechanism quantization), else 8.
-        weight_bits: Bits of the weights of its matrix products: 8, or 4 for a smaller file that is slower. Default: those that the
-            student was trained for, else 8.
-        temperature: Divides the logits before they become probabilities. Default: of a classifier in the folder of a run the fitted
-            temperature of its report, else 1; of a sub-network 1.
+        weight_bits: Bits of the matrix products' weights in the int8 file: 8, or 4 for a smaller one that is slower. Default: those
+            that the student was trained for, else 8.
+        temperature: Divides the logits before they become probabilities. Default: the temperature that was fitted in the
+            run's report (classifiers in the folder of a run), else 1.
         width: Cut out the sub-network with this share of the heads and neurons; for students of --method dynabert.
         depth: Cut out the sub-network with this share of the layers.
         texts: Texts of the evaluation set to check on, at most; 0 for all.

@@ -226,7 +226,7 @@ def chain(
     Args:
         teacher: Fine-tuned teacher: a folder or a hub id.
         out: Folder of the runs; a stopped command continues when it is repeated.
-        through: Teacher assistant, as a student; name them from large to small.
+        through: Teacher assistant, written as --student is; repeat the option from large to small.
         student: Fields of the method's student to replace (layers=3), sizes of a new network (layers=4,hidden=312), or a
             checkpoint.
         method: Method: compact, kd, pkd, tinybert, minilmv2, minimum_knowledge or another of `tutelage methods`, or of a
@@ -313,7 +313,7 @@ def search_knowledge(
         student: Fields of the method's student to replace, sizes of a new network, or a checkpoint. Default: ROSITA6.
         trials: Configurations to try; the first rung trains all of them, each later one the best third.
         seeds: Runs of each configuration in the last rung; earlier rungs have one.
-        under: Bytes per example; the best configuration of at most so many is named.
+        under: Limit in bytes per example; the best configuration within it is named.
         hidden_epochs: Epochs on hidden states in the last rung; a third of it in the rung before, and so on.
         prediction_epochs: Epochs on predictions in the last rung; a third of it in the rung before, and so on.
         lr: Peak learning rate of both stages. Default: the method's.

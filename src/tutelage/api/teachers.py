@@ -41,7 +41,7 @@ def crossfit(
     Args:
         model: Checkpoint that each fold starts from: a folder or a hub id.
         out: Folder of the folds; a stopped command continues when it is repeated.
-        folds: Parts of the training set.
+        folds: Number of parts of the training set; each is predicted by a model trained on the others.
         epochs: Passes over the training set.
         lr: Peak learning rate.
         seed: Seed of all random numbers.

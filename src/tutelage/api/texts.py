@@ -93,7 +93,7 @@ def build_corpus(
             hub:OWNER/NAME,config=..,split=train,column=text.
         out: Folder for the corpus; must be new.
         tokenizer: Tokenizer of the teacher: a folder or a hub id.
-        split: What a line is: a paragraph of sentences to split, or one sentence.
+        split: What a line holds: sentences (a paragraph, which is split) or lines (one sentence).
         quiet: Print nothing.
 
     Raises:

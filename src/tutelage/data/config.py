@@ -101,8 +101,9 @@ class DataConfig(BaseModel):
     """Kind of task: classification, regression, multilabel, tokens, spans, embedding, or that of a plug-in. Default: inferred from
     the labels, between the first three."""
     metric: str | None = None
-    """Metric that leads the report and selects the best epoch: accuracy, f1, macro_f1, micro_f1, mcc, spearman, pearson, or that of
-    a plug-in's kind. Default: the task's own; the mean of F1 and accuracy selects for MRPC and QQP."""
+    """Metric that leads the report and selects the best epoch: accuracy, f1, macro_f1, micro_f1, mcc, spearman, pearson, or
+    another of the kind of task (precision, exact_match, knn_accuracy). Default: the task's own; the mean of F1 and accuracy selects
+    for MRPC and QQP."""
     unlabeled: Place | None = None
     """File of texts without labels. The teacher's predictions are their labels."""
     predictions: Predictions | None = None
@@ -130,8 +131,8 @@ class DataConfig(BaseModel):
     drop_flipped: bool = False
     """Leave out augmented texts for which the teacher predicts another class than for their original."""
     max_length: Length | None = None
-    """Longest input in tokens. Default: the method's or that of the model's run; else 384 for questions, and the positions of the
-    models."""
+    """Longest input in tokens. Default: that of the method or of the model's run; else 384 for questions, and for other tasks the
+    models' positions."""
 
     @field_validator("labels")
     @classmethod

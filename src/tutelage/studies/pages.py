@@ -103,7 +103,10 @@ def tally(differences: Mapping[str, Sequence[float]]) -> str:
     for key, words in (("held", "positive beyond the interval"), ("did not hold", "negative beyond the interval")):
         if key in found:
             parts.append(f"{_are(len(found[key]))} {words} ({listed(found[key])})")
-    parts += [f"{_are(len(found[key]))} {key}" for key in ("inside the noise", "one seed") if key in found]
+    if noise := len(found.get("inside the noise", [])):
+        parts.append(f"{_are(noise)} inside the noise")
+    if single := len(found.get("one seed", [])):
+        parts.append(f"{single} rest{'s' * (single == 1)} on one seed")
     return listed(parts)
 
 
