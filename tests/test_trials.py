@@ -93,7 +93,7 @@ def test_a_trial_that_diverged_is_not_taken(tmp_path: Path) -> None:
     given = {"untrained_loss": 1, "untrained_score": None, "score": None}
     tried = [Trial(name="best untrained", trained=False, loss=None, **given)]
     tried += [Trial(name=str(loss), loss=loss, **given) for loss in (None, 2)]
-    main = SimpleNamespace(num_processes=1, is_main_process=True, wait_for_everyone=lambda: None)
+    main = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True, wait_for_everyone=lambda: None)
     ground: Any = SimpleNamespace(accelerator=main, held_out=[])
     assert trials.best_of(tmp_path / "rate.json", ground, lambda: tried, 9).chosen == "2"
     assert json.loads((tmp_path / "rate.json").read_text())["tried"][1]["loss"] is None
