@@ -2,6 +2,7 @@
 
 What happens when, for one stage::
 
+    score the start on the validation split, if it may be kept: epoch 0
     for epoch:
         mappers of the objective may draw anew          # from (seed, stage, epoch)
         for step in the epoch's steps:              # batch_size examples each, shuffled, similar lengths together
@@ -12,7 +13,8 @@ What happens when, for one stage::
             clip, step, zero the gradients
             mappers and hooks, after the step               # the student may have other parameters now
             log about every second; write a checkpoint when the last is a minute old
-        score the validation split (in each view); keep the best weights (the later of equals); stop when patience runs out
+        score the validation split (in each view); keep the best weights (the later of equals); stop when patience, which
+        compares epochs with epochs, runs out
     restore the best weights
 
 The random state of a step depends only on its position, so a resumed run repeats it exactly without a saved generator.
@@ -96,7 +98,7 @@ class StageLog:
     losses: dict[str, list[list[float]]] = field(default_factory=dict)
     """By term: pairs of step and mean loss since the previous pair."""
     scores: list[list[float]] = field(default_factory=list)
-    """Pairs of epoch and score on the validation split."""
+    """Pairs of epoch and score on the validation split; epoch 0 is the start."""
     tokens: int = 0
     first_step: Terms = field(default_factory=dict)
     """Of several terms: ``loss`` and ``gradient`` (its norm) of each, before the first update, on a piece of the first step."""
@@ -116,12 +118,15 @@ def train(
     hooks: Sequence[Hook] = (),
     asked: Callable[[], int] = int,
     say: Callable[[str], None] = lambda line: None,
+    floor: float | None = None,
 ) -> StageLog:
     """Train ``module.student`` through one stage, in place.
 
     ``score`` evaluates the student on the validation split. ``save`` receives states, any of which can be passed as
     ``resumed`` later. ``hooks`` are the hooks of the stage's mechanisms. ``asked`` returns the
     number of a signal that asks for the end, or 0. ``say`` is told when memory does not suffice and pieces become smaller.
+    With a ``floor`` the student is also scored as it is before the first step. That start is kept if it scores more than the
+    floor and than every epoch.
 
     Raises:
         Stopped: after the step in which a signal came, when its checkpoint is written.
@@ -137,7 +142,7 @@ def train(
     total = min(epochs * -(-len(feed.rows(0)) // stage.batch_size), stage.max_steps or 2**62)
     stepper = Stepper(stage, module, teacher, hooks, total, accelerator, say)
     training = _Training(stage, student, stepper, feed, seed, hooks, total, accelerator, resumed)
-    training.run(score, save, report, asked)
+    training.run(score, floor, save, report, asked)
     stepper.finish()
     if training.best is not None:
         student.load_state_dict(training.best)
@@ -181,13 +186,18 @@ class _Training:
     def run(
         self,
         score: Callable[[], float] | None,
+        floor: float | None,
         save: Callable[[checkpoint.State], None],
         report: Callable[[Event], None],
         asked: Callable[[], int],
     ) -> None:
         """Train to the end of the stage; the arguments are those of :func:`train`."""
         stage, log = self.stage, self.log
-        lines, (epochs, _) = _Lines(stage, log, self.hooks, self.total, self.accelerator, report), stage.schedule
+        epochs, _ = stage.schedule
+        lines = _Lines(stage, log, self.hooks, self.total, self.accelerator, report)
+        # Where a hook is not done, the start is not yet the kind of model that the stage makes.
+        if score is not None and floor is not None and not log.steps and not self._unfinished:
+            lines.write(0, self._judge_start(score, floor))
         while self.epoch < epochs and (log.steps < self.total or self.place):
             self._train_epoch(lines, save, asked)
             self.epoch, self.place, log.epochs = self.epoch + 1, 0, self.epoch + 1
@@ -247,20 +257,39 @@ class _Training:
         places = {"epoch": self.epoch, "place": self.place, "without_better": self.without_better}
         return {"log": vars(self.log), **places, **best, **self.stepper.state()}
 
+    @property
+    def _unfinished(self) -> bool:
+        return any(hook.unfinished() for hook in self.hooks)
+
+    def _judge_start(self, score: Callable[[], float], floor: float) -> float:
+        """Score the start, and keep it for now if it scores more than the floor."""
+        value = self._scored(score)
+        if self.stage.select == "best" and value > floor:
+            self._keep(value)
+        return value
+
     def _judge(self, score: Callable[[], float]) -> float:
         """Score the epoch that is done, and keep its weights if they are the best so far."""
+        best = self.stage.select == "best"
+        # Not the start's: a student that fits it may fall back in its first epochs, and has its patience to come back.
+        before = max((value for epoch, value in self.log.scores if epoch and best), default=-math.inf)
+        value = self._scored(score)
+        self.without_better = 0 if value >= before or self._unfinished else self.without_better + 1
+        # Of equal scores, which are common on a small split, the later: the longer training shows where the split does not.
+        if best and value >= (-math.inf if self.log.best is None else self.log.best["score"]):
+            self._keep(value)
+        return value
+
+    def _scored(self, score: Callable[[], float]) -> float:
         with self.stepper.whole():
             # Rounding may differ between processes, and all must keep the same epoch and stop together.
             value = self.processes.of_first(_mean_score(score, self.hooks))
         self.log.scores.append([self.epoch, value])
-        before = -math.inf if self.log.best is None else self.log.best["score"]
-        # Of equal scores, which are common on a small split, the later: the longer training shows where the split does not.
-        waits = any(hook.unfinished() for hook in self.hooks)
-        self.without_better = 0 if value >= before or waits else self.without_better + 1
-        if self.stage.select == "best" and value >= before:
-            self.log.best = {"epoch": self.epoch, "score": value}
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.student.state_dict().items()}
         return value
+
+    def _keep(self, value: float) -> None:
+        self.log.best = {"epoch": self.epoch, "score": value}
+        self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.student.state_dict().items()}
 
 
 class _Lines:
@@ -308,7 +337,7 @@ class _Lines:
             self._every = self._pace(now)
         speed = self._tokens / max(now - self._began, 1e-9)
         log.seconds += now - self._began
-        rate = optimizers.learning_rate(self._stage, step - 1, self._total)
+        rate = optimizers.learning_rate(self._stage, max(step - 1, 0), self._total)
         shown = {name: number for hook in self._hooks for name, number in hook.shown().items()}
         place, held = (self._stage.name, epoch, step, self._total), memory.resident_mb()
         self._report(Event(*place, self._means, rate, log.seconds, speed, score, shown, held))
