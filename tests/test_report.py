@@ -1011,6 +1011,24 @@ def test_the_score_of_a_constant_answer_is_not_called_by_the_metric(report: Task
         assert section is not None and note not in str(section)
 
 
+def test_a_start_that_was_kept_reads_well(report: TaskReport) -> None:
+    stage = report.stages[1]
+    stage.best, stage.scores = Best(epoch=0, score=0.9), [(0, 0.9), (1, 0.7), (2, 0.8)]
+    assert outcome(report, stage) == "the start, f1 0.900" and "the start, f1 0.900" in card(report)
+    text = page(report)
+    assert "the start 0.900, epoch 1 0.700, epoch 2 0.800; the best, the start, was kept" in text
+    assert "The ring marks the epoch that was kept; epoch 0 is the start of the stage." in text
+    assert selection(report) == (
+        "The student was scored at the start and after each epoch of stage prediction, on the validation split of 367 examples "
+        "(10% of train, held out), and the best of these was kept. The last epoch of stage intermediate was kept."
+    )
+    report.stages[0].best, report.stages[0].scores = Best(epoch=2, score=0.6), [(1, 0.5), (2, 0.6)]
+    assert (
+        "scored after each epoch of stages intermediate and prediction and at the start of stage prediction,"
+        in selection(report)
+    )
+
+
 def test_the_training_of_the_baseline_is_not_the_students(report: TaskReport) -> None:
     """The student is not scored after the stage that trains the baseline, and is not made by it."""
     assert "epoch of stage prediction, on the validation split" in selection(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,21 +15,23 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import assert_alike, examples, make_data, tiny_model
-from processes import KILLED, in_process
+from processes import KILLED, in_process, run_of
+from safetensors.torch import load_file
 
 from tutelage.anatomy import shape_of
 from tutelage.data import batches
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
-from tutelage.mechanisms.hook import parameter_groups
+from tutelage.mechanisms.hook import Hook, parameter_groups
 from tutelage.methods.kd import kd
 from tutelage.objectives.attention import AttentionScores
 from tutelage.objectives.hidden import Embeddings, Hidden
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
-from tutelage.recipes.config import RunConfig
+from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.recipe import Stage
 from tutelage.recipes.settings import run_config
+from tutelage.report.model import load_report
 from tutelage.run.run import run
 from tutelage.run.task import feed_of
 from tutelage.run.workspace import LOCK, locked
@@ -371,6 +374,83 @@ def test_of_equal_scores_the_later_is_kept(tokenizer) -> None:
     stage = tiny_stage(objective=[HardLabels()], epochs=6, patience=2, select="best")
     _, log, _ = learn(tokenizer, stage, score=iter([0.9, 0.7, 0.9, 0.9, 0.8, 0.7]).__next__)
     assert log.best == {"epoch": 4, "score": 0.9} and log.epochs == 6
+
+
+def chosen(tokenizer, scores: list[float], floor: float | None, **more):
+    """Train for epochs with these scores; returns the student and the log."""
+    stage = tiny_stage(objective=[HardLabels()], select="best", **{"epochs": 3, **more})
+    return learn(tokenizer, stage, score=iter(scores).__next__, floor=floor)[:2]
+
+
+def test_a_start_that_is_better_than_every_epoch_is_kept(tokenizer) -> None:
+    start = copy_layers(tiny_model(**NO_DROPOUT), Copied(layers=2), {})
+    student, log = chosen(tokenizer, [0.9, 0.5, 0.8, 0.7], 0.6)
+    assert same_weights(student, start) and log.best == {"epoch": 0, "score": 0.9}
+    assert log.scores == [[0, 0.9], [1, 0.5], [2, 0.8], [3, 0.7]] and log.epochs == 3
+    _, log = chosen(tokenizer, [0.9, 0.5, 0.9, 0.7], 0.6)
+    assert log.best == {"epoch": 2, "score": 0.9}  # of equals the later
+
+
+@pytest.mark.parametrize("start", [0.1, 0.59, float("nan")])
+def test_a_start_that_is_not_kept_changes_nothing(tokenizer, start: float) -> None:
+    """One that scores less, and one within the floor, which is better by chance."""
+    scores, floor = [0.5, 0.58, 0.4], 0.6
+    whole, log = chosen(tokenizer, scores, None)
+    student, other = chosen(tokenizer, [start, *scores], floor)
+    assert same_weights(student, whole) and other.best == log.best == {"epoch": 2, "score": 0.58}
+    assert [epoch for epoch, _ in other.scores] == [0, 1, 2, 3] and other.scores[1:] == log.scores
+
+
+def test_patience_compares_epochs_with_epochs(tokenizer) -> None:
+    """A student that fits at the start may fall back before it comes back."""
+    _, log = chosen(tokenizer, [0.9, 0.5, 0.6, 0.7, 0.95, 0.8, 0.8], 0.0, epochs=6, patience=2)
+    assert log.best == {"epoch": 4, "score": 0.95} and log.epochs == 6
+    _, log = chosen(tokenizer, [0.9, 0.5, 0.4, 0.3], 0.0, epochs=6, patience=2)
+    assert log.best == {"epoch": 0, "score": 0.9} and log.epochs == 3
+
+
+def test_a_start_is_not_scored_while_a_hook_is_unfinished(tokenizer) -> None:
+    class Late(Hook):
+        def unfinished(self) -> bool:
+            return True
+
+    stage = tiny_stage(objective=[HardLabels()], select="best")
+    _, log, _ = learn(tokenizer, stage, score=iter([0.5, 0.4]).__next__, floor=0.0, hooks=[Late()])
+    assert log.scores == [[1, 0.5], [2, 0.4]] and log.best == {"epoch": 1, "score": 0.5}
+
+
+@pytest.mark.parametrize("at", [1, 5])
+def test_a_run_that_keeps_its_start_resumes_to_the_same_bits(teacher_folder, tmp_path, capsys, at: int) -> None:
+    """A copy of the whole teacher, at a rate that destroys it."""
+    reports = {}
+    for name in ("whole", "cut"):
+        config = run_config(
+            kd().model_copy(update={"student": Copied(layers="all")}),
+            {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")},
+            ["stages.*.epochs=2", "stages.*.lr=0.9"],
+            teacher=str(teacher_folder / "teacher"),
+            out=str(tmp_path / name),
+            baseline=False,
+        )
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(to_yaml(config))
+        if name == "cut":
+            assert in_process(run_of, path, False, at) == KILLED
+            state = checkpoint.load(tmp_path / "cut" / "checkpoint")
+            assert state is not None and state["epoch"] == 0 and state["log"]["best"]["epoch"] == 0
+        in_process(run_of, path, name == "cut")
+        reports[name] = load_report(tmp_path / name)
+    start = load_file(teacher_folder / "teacher" / "model.safetensors")
+    whole, cut = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys() == start.keys()
+    assert all(torch.equal(start[name], whole[name]) and torch.equal(start[name], cut[name]) for name in start)
+    one, two = (report.stages[0] for report in reports.values())
+    assert one.best == two.best and one.scores == two.scores and [epoch for epoch, _ in one.scores] == [0, 1, 2]
+    (finding,) = (found for found in reports["cut"].findings if found.kind == "training did not help")
+    assert finding.remedy is not None and "lr=" in finding.remedy
+    lines = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert (lines[0]["epoch"], lines[0]["step"], lines[0]["losses"]) == (0, 0, {})
+    assert [line["step"] for line in lines].count(0) == 1
 
 
 def test_stages_of_labels_alone_skip_unlabelled_examples(tokenizer) -> None:

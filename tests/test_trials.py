@@ -93,7 +93,7 @@ def test_a_trial_that_diverged_is_not_taken(tmp_path: Path) -> None:
     given = {"untrained_loss": 1, "untrained_score": None, "score": None}
     tried = [Trial(name="best untrained", trained=False, loss=None, **given)]
     tried += [Trial(name=str(loss), loss=loss, **given) for loss in (None, 2)]
-    main = SimpleNamespace(num_processes=1, is_main_process=True, wait_for_everyone=lambda: None)
+    main = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True, wait_for_everyone=lambda: None)
     ground: Any = SimpleNamespace(accelerator=main, held_out=[])
     assert trials.best_of(tmp_path / "rate.json", ground, lambda: tried, 9).chosen == "2"
     assert json.loads((tmp_path / "rate.json").read_text())["tried"][1]["loss"] is None
@@ -439,6 +439,12 @@ def test_a_constant_answer_is_never_selected(monkeypatch: pytest.MonkeyPatch) ->
     assert kind.scores(data, constant, texts)["f1"] > kind.scores(data, useful, texts)["f1"]
     assert kind.selection_score(data, constant, texts) == 0.0
     assert kind.selection_score(data, useful, texts) == pytest.approx((0.75 + 4 / 6) / 2)
+    # What differs from a constant answer in one text of six shows nothing, though it scores more than what is useful.
+    nearly = constant.clone()
+    nearly[2] = torch.tensor([1.0, 0.0])
+    floor = kind.selection_floor(data, examples)
+    assert floor == pytest.approx((0.8 + 4 / 6) / 2 + 0.5 / 6**0.5)
+    assert kind.selection_score(data, useful, texts) < kind.selection_score(data, nearly, texts) < floor
     said: list[str] = []
     desk = SimpleNamespace(accelerator=None, display=SimpleNamespace(say=said.append))
     run = SimpleNamespace(bench=desk, kind=kind, data=data, selection=texts, _told_constant=False)
@@ -546,6 +552,17 @@ def test_findings(distilled: Path) -> None:
     best = {"epochs": 3, "scores": [(1, 0.5), (2, 0.6), (3, 0.9)], "best": {"epoch": 3, "score": 0.9}}
     improving = type(stage).model_validate(stage.model_dump() | best)
     assert f"--set stages.{stage.name}.epochs=6" in found(fine, stages=[improving, stage])["still improving"]
+    # From its start the first epoch may go a long way, and the last one no further.
+    best = {"epochs": 2, "scores": [(0, 0.2), (1, 0.9), (2, 0.9)], "best": {"epoch": 2, "score": 0.9}}
+    settled = type(stage).model_validate(stage.model_dump() | best)
+    assert found(fine, stages=[settled, stage]) == {}
+    best = {"epochs": 2, "scores": [(0, 0.9), (1, 0.5), (2, 0.6)], "best": {"epoch": 0, "score": 0.9}}
+    worse = type(stage).model_validate(stage.model_dump() | best)
+    assert found(fine, stages=[worse, stage]) == {
+        "training did not help": f"The student scored 0.900 on the validation split before stage {stage.name}, and at most 0.600 "
+        f"after its epochs: its start was kept. Lower the learning rate: --set stages.{stage.name}.lr=RATE."
+    }
+    assert found(fine, stages=[stage, worse])["training did not help"].startswith("The twin scored 0.900")
     rise = Rise(stage="finetune", epochs=3, by=0.05)
     assert found(fine, teacher_rise=rise)["teacher still improving"] == (
         "The teacher was still improving in the last of 3 epochs of its own training: by 0.050 on its validation split. "
@@ -620,6 +637,9 @@ def test_a_stage_on_layers_is_scored_under_the_teachers_head(teacher_folder: Pat
     new = api.distill(teacher, tmp_path / "b", student="layers=2,hidden=16,heads=2,intermediate=24", **common)
     assert copied.report["stages"][0]["scores"] and copied.report["stages"][0]["best"] is None
     assert not new.report["stages"][0]["scores"]
+    # Nor is the start of the next one scored, whose head no stage has trained.
+    starts = [min(epoch for epoch, _ in one.report["stages"][1]["scores"]) for one in (copied, new)]
+    assert starts == [0, 1]
 
 
 def test_a_students_dropout_can_be_off(teacher_folder: Path, tmp_path: Path) -> None:

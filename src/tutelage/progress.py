@@ -20,7 +20,8 @@ from rich.progress import (
 
 @dataclass(frozen=True)
 class Event:
-    """One line of the training log: position, losses and speed of a stage."""
+    """One line of the training log: position, losses and speed of a stage. The start of a stage, where it is scored, has one of
+    epoch and step 0, without losses."""
 
     stage: str
     epoch: int
@@ -90,6 +91,9 @@ class Display:
     def event(self, who: str, event: Event) -> None:
         """Show a line of the training log."""
         name = f"{who} / {event.stage}" if who else event.stage
+        if not event.step and event.score is not None:
+            self.say(f"{name} before training: validation {event.score:.4f}")
+            return
         losses = " ".join(f"{term} {value:.4g}" for term, value in event.losses.items())
         score = "" if event.score is None else f" validation {event.score:.4f}"
         beside = "".join(f" {name} {value:.3f}" for name, value in event.hooks.items())

@@ -52,6 +52,10 @@ class Processes:
             Exception: as ``act``.
         """
         value = self.each(lambda: act() if self.rank == 0 else None)
+        return cast(T, self.of_first(value))
+
+    def of_first(self, value: T) -> T:
+        """The first process's value, in all of them."""
         return cast(T, self.exchange(value)[0])
 
 

@@ -78,7 +78,8 @@ class Stage(BaseModel):
     dropout: bool = True
     """Whether the student's dropout is on. Off, hidden states are compared as the student computes them later."""
     select: Literal["best", "last"] = "best"
-    """Keep the epoch with the best score on the validation split (of equals the later), or the last one."""
+    """Keep the epoch with the best score on the validation split (of equals the later), or the last one. The start of the stage
+    counts as epoch 0, if it scores above chance: by more than a standard error over the best constant answer."""
     patience: Count | None = None
     """Epochs in a row below the best score after which the stage ends."""
     max_tokens: Count = 16384

@@ -113,6 +113,14 @@ def _training(report: TaskReport) -> Iterator[Finding]:
                 if whose == "student"
                 else None,
             )
+        if stage.best is not None and not stage.best.epoch:
+            later = max(score for epoch, score in stage.scores if epoch)
+            yield Finding(
+                kind="training did not help",
+                text=f"The {whose} scored {score_text(stage.best.score)} on the validation split before stage {stage.name}, and "
+                f"at most {score_text(later)} after its epochs: its start was kept.",
+                remedy=f"Lower the learning rate: --set stages.{stage.name}.lr=RATE." if whose == "student" else None,
+            )
         if found := one_sided(stage.name, {name: first.model_dump() for name, first in stage.first_step.items()}):
             yield found
     if report.start is not None:
@@ -121,9 +129,11 @@ def _training(report: TaskReport) -> Iterator[Finding]:
 
 def rise_of(stage: StageEntry, texts: int) -> Rise | None:
     """How a stage was still improving at its end, by more than chance on so many texts of the validation split; else None."""
-    if stage.best is None or len(stage.scores) < 2 or stage.best.epoch != stage.epochs:
+    # Without the start: what the first epoch adds to it says nothing of the last one.
+    scores = [score for epoch, score in stage.scores if epoch]
+    if stage.best is None or len(scores) < 2 or stage.best.epoch != stage.epochs:
         return None
-    by = stage.scores[-1][1] - max(score for _, score in stage.scores[:-1])
+    by = scores[-1] - max(scores[:-1])
     return Rise(stage=stage.name, epochs=stage.epochs, by=by) if by > standard_error(texts) / 2 else None
 
 

@@ -77,7 +77,7 @@ class Best(Block):
     """The epoch whose weights were kept."""
 
     epoch: int
-    """From 1."""
+    """From 1; 0 if the student was best before training."""
     score: float
     """On the validation split."""
 
@@ -116,7 +116,8 @@ class StageEntry(Block):
     losses: dict[str, list[tuple[int, float]]]
     """By term: pairs of step and mean loss since the pair before."""
     scores: list[tuple[int, float]]
-    """Pairs of epoch and score on the validation split. On a corpus: the negative loss on held-out text."""
+    """Pairs of epoch and score on the validation split; epoch 0 is the start of the stage, where that was scored. On a corpus: the
+    negative loss on held-out text."""
     tokens: int
     """Tokens the student read, without padding."""
     first_step: dict[str, FirstStep] = Field(default_factory=dict)

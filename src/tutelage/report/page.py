@@ -49,6 +49,7 @@ from tutelage.report.words import (
     caution,
     constant_note,
     entries,
+    epoch_words,
     factor,
     interval,
     latency_of,
@@ -389,7 +390,11 @@ def curves(report: TaskReport) -> Section | None:
     if not pictures:
         return None
     notes = [LOSSES] if losses else []
-    notes += ["The ring marks the epoch that was kept."] if scores else []
+    if scores:
+        starts = any(not epoch for stage in report.stages for epoch, _ in stage.scores)
+        notes.append(
+            f"The ring marks the epoch that was kept{'; epoch 0 is the start of the stage' if starts else ''}."
+        )
     notes += filter(None, [constant_note(report.kind, (score for stage in report.stages for _, score in stage.scores))])
     return Section(title="Training curves", pictures=pictures, notes=[" ".join(notes)] if notes else [])
 
@@ -424,11 +429,11 @@ def score_charts(report: TaskReport) -> list[LineChart]:
         points = _points(stage.scores)
         if len(points) > 1:
             best = stage.best
-            summary = ", ".join(f"epoch {x:.0f} {y:.3f}" for x, y in points[:50])
+            summary = ", ".join(f"{epoch_words(x)} {y:.3f}" for x, y in points[:50])
             charts.append(
                 LineChart(
                     title=f"{stage.name}: {metric} on the validation split",
-                    summary=summary + (f"; the best, epoch {best.epoch}, was kept" if best else ""),
+                    summary=summary + (f"; the best, {epoch_words(best.epoch)}, was kept" if best else ""),
                     x="epoch",
                     y=metric,
                     lines=[Line(points=points)],

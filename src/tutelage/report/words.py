@@ -270,9 +270,15 @@ def selection(report: TaskReport) -> str:
     others = [stage.name for stage in kept if not stage.best]
     sentences = []
     if scored:
+        starts = [stage.name for stage in kept if stage.best and any(not epoch for epoch, _ in stage.scores)]
+        when = f"after each epoch of {stages_text(scored)}"
+        if starts:
+            when = (
+                f"at the start and {when}" if starts == scored else f"{when} and at the start of {stages_text(starts)}"
+            )
         sentences.append(
-            f"The student was scored after each epoch of {stages_text(scored)}, on the validation split of "
-            f"{report.data.validation:,} examples ({source}), and the best epoch was kept."
+            f"The student was scored {when}, on the validation split of {report.data.validation:,} examples ({source}), and the "
+            f"best {'of these' if starts else 'epoch'} was kept."
         )
     if others:
         sentences.append(f"The last epoch of {stages_text(others)} was kept.")
@@ -300,10 +306,16 @@ def outcome(report: TaskReport, stage: TaskStage) -> str:
     if stage.discarded:
         return next((one.kept[stage.name] for one in report.mechanisms.values() if stage.name in one.kept), "nothing")
     if stage.best:
+        which = epoch_words(stage.best.epoch)
         if as_constant(report.kind, [stage.best.score]):
-            return f"epoch {stage.best.epoch}, scored 0, as a constant answer is"
-        return f"epoch {stage.best.epoch}, {selector(report)} {score_text(stage.best.score)}"
+            return f"{which}, scored 0, as a constant answer is"
+        return f"{which}, {selector(report)} {score_text(stage.best.score)}"
     return "last epoch"
+
+
+def epoch_words(epoch: float) -> str:
+    """``epoch 3``; ``the start`` for 0."""
+    return f"epoch {epoch:.0f}" if epoch else "the start"
 
 
 def selector(report: TaskReport) -> str:

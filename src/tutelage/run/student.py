@@ -113,6 +113,11 @@ class StudentFactory:
         return outline(self.spec, self._teacher, self._labels, self.head, self.own_input, self.vocabulary)
 
     @property
+    def answers(self) -> bool:
+        """Whether a student's predictions mean something before it is trained: its weights, the head's too, come from others."""
+        return not self.new and not self.spec.random_start
+
+    @property
     def origin(self) -> str | None:
         """The checkpoint whose tokenizer the student uses; None if it uses the teacher's."""
         return origin_of(self.spec)

@@ -503,7 +503,8 @@ class TaskRun:
             made = [m.hook(self.scene, scene, brought[m.kind]) for m in stage.mechanisms]
             return [hook for hook in made if hook is not None]
 
-        return self._work("student", stage, self.student, objective, labels[0] if labels else None, teacher, hooks)
+        trained = not stage.fresh and any(earlier.student_needs.logits for earlier in self.objectives[:index])
+        return self._work("student", stage, self.student, objective, next(iter(labels), None), teacher, hooks, trained)
 
     def prepare(self, student: PreTrainedModel) -> None:
         if self.teacher is None:
@@ -544,16 +545,20 @@ class TaskRun:
         labels: Any,
         teacher: Teacher | None,
         hooks: Any,
+        trained: bool = False,
     ) -> StageWork:
+        """``trained`` says whether a stage before has trained the head."""
         self._told_constant = False
         # A stage on layers is scored under the teacher's head, where the student has that.
         answers = objective.plan.student_needs.logits
         wanted = stage.select == "best" if answers else takes_from_teacher(self.factory.spec)
         wanted = wanted and self.kind.learns_labels
+        score = (lambda: self.score(model)) if wanted else None
+        # The predictions of a new head are guesses, of which none is kept.
+        starts = wanted and stage.select == "best" and (trained or self.factory.answers)
+        floor = self.kind.selection_floor(self.data, self.selection.examples) if starts else None
         feed = self.feed(stage, labels=labels)
-        return StageWork(
-            who, stage, model, objective, feed, teacher, (lambda: self.score(model)) if wanted else None, hooks
-        )
+        return StageWork(who, stage, model, objective, feed, teacher, score, hooks, floor)
 
     def score(self, model: PreTrainedModel) -> float:
         bench = self.bench

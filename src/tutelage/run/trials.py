@@ -25,6 +25,7 @@ from tutelage import anatomy
 from tutelage.artifacts import read_signed, signed, write_text
 from tutelage.data.batches import EVALUATION_TOKENS, Feed, Known, in_pieces, piece_of, totals_of
 from tutelage.data.examples import Encoded, Rows
+from tutelage.data.processes import Processes
 from tutelage.data.texts import Texts
 from tutelage.evaluation.intervals import drawn
 from tutelage.knowledge.signals import Signals
@@ -37,7 +38,7 @@ from tutelage.report.words import trial_lines
 from tutelage.run.pairing import pairs_by_origin
 from tutelage.students.copied import chosen_layers
 from tutelage.students.specs import Copied, Pruned, Sized, Student
-from tutelage.teachers.teacher import KnownLogits, Teacher, of_first, predict
+from tutelage.teachers.teacher import KnownLogits, Teacher, predict
 from tutelage.training import loop
 
 if TYPE_CHECKING:
@@ -227,7 +228,8 @@ def best_of(place: Path, ground: Ground, trials: Callable[[], Iterable[Trial]], 
         tried.append(one)
         if ground.accelerator.is_main_process:
             write_text(part, signed({one.name: one.model_dump(mode="json") for one in tried if one.trained}))
-    chosen = of_first(min(tried, key=rank).name)  # rounding may differ between processes
+    # Rounding may differ between processes.
+    chosen = Processes.of(ground.accelerator).of_first(min(tried, key=rank).name)
     found = Trials(chosen=chosen, steps=steps, texts=len(ground.held_out), tried=tried)
     if ground.accelerator.is_main_process:
         write_text(place, signed(found.model_dump(mode="json")))
@@ -329,7 +331,8 @@ def choose_start(run: TaskRun, ground: Ground, stage: Stage, folder: Path) -> Tr
     def tried() -> Iterator[Trial]:
         untrained = {name: ground.untrained(name, stage, made(name)) for name in run.starts}
         losses = {name: one.untrained_loss for name, one in untrained.items()}
-        best = of_first(sorted(losses, key=lambda name: losses[name])[:TRAINED])
+        order = sorted(losses, key=lambda name: losses[name])
+        best = Processes.of(ground.accelerator).of_first(order[:TRAINED])
         for name, one in untrained.items():
             yield ground.trial(name, stage, made(name), one) if name in best else one
 

@@ -31,7 +31,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import Metric
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
-from tutelage.tasks.metrics import value_of
+from tutelage.tasks.metrics import standard_error, value_of
 from tutelage.tasks.prediction_columns import PredictionColumns
 from tutelage.tasks.prediction_forms import PredictedValues, Values, classes_in
 from tutelage.tasks.reply import MOST, Reply, by_share
@@ -239,9 +239,12 @@ class Kind(ABC):
         """What selects the best epoch: the mean of ``data.selected_by``, higher is better; 0 for the same answer to all texts."""
         if self.is_constant(logits):
             return 0.0
-        scores = self.scores(data, logits, texts)
-        names = data.selected_by or data.metrics[:1]
-        return sum(scores[name] for name in names) / len(names)
+        return _selecting(data, self.scores(data, logits, texts))
+
+    def selection_floor(self, data: Data, examples: Examples) -> float:
+        """What a :meth:`selection_score` on these examples must exceed to show anything: the score of the best constant answer, and
+        one standard error more. Nearly constant answers come that close to it, which F1 of a frequent class makes a high score."""
+        return _selecting(data, self.constant_scores(data, examples)) + standard_error(len(examples))
 
     def is_constant(self, logits: Tensor) -> bool:
         """Whether all texts get the same answer; if not overridden, never."""
@@ -369,6 +372,12 @@ class Kind(ABC):
                 'print(classify("A text."))  # of two texts: classify({"text": "The first.", "text_pair": "The second."})',
             ]
         )
+
+
+def _selecting(data: Data, scores: Mapping[str, float]) -> float:
+    """Of a task's metrics the mean of those that select the best epoch."""
+    names = data.selected_by or data.metrics[:1]
+    return sum(scores[name] for name in names) / len(names)
 
 
 class TextKind(Kind):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tutelage.artifacts import free_place
 from tutelage.data.examples import Encoded, Rows
+from tutelage.data.processes import Processes
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
@@ -26,7 +27,6 @@ from tutelage.progress import Display
 from tutelage.report.teachers import StoreEntry
 from tutelage.teachers.source import Source
 from tutelage.teachers.stored import write_store
-from tutelage.teachers.teacher import of_first
 
 
 def root() -> Path:
@@ -87,7 +87,7 @@ class Knowledge:
     def fitting(self, scheme: Scheme, needs: Needs, accelerator: Accelerator) -> tuple[Store, Rows] | None:
         """The smallest store under :func:`root` that serves this run. All processes get the same one, even if other runs
         write stores meanwhile."""
-        folder = of_first(self._smallest(scheme, needs) if accelerator.is_main_process else None)
+        folder = Processes.of(accelerator).first(lambda: self._smallest(scheme, needs))
         return None if folder is None else self.open(folder, needs)
 
     def _smallest(self, scheme: Scheme, needs: Needs) -> Path | None:
@@ -167,11 +167,8 @@ class Knowledge:
         processes of a run write it together."""
         home = self.home(scheme)
         with FileLock(f"{home}.lock") if accelerator.is_main_process else nullcontext():
-            found: Path | None = None
-            if accelerator.is_main_process:
-                # A larger one may have been written since the run looked: that of a team which has the run's teacher in it.
-                found = home if home.exists() else self._smallest(scheme, needs)
-            folder = of_first(found)
+            # A larger one may have been written since the run looked: that of a team which has the run's teacher in it.
+            folder = Processes.of(accelerator).first(lambda: home if home.exists() else self._smallest(scheme, needs))
             if folder is None:
                 folder = self.write(home, scheme, logits, accelerator, display).folder
         return self.open(folder, needs)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -29,8 +28,6 @@ from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.selection import Selected, select
 from tutelage.knowledge.signals import Signals, Tap
 from tutelage.progress import Display
-
-T = TypeVar("T")
 
 
 def predicted(
@@ -188,13 +185,6 @@ def cut_from(signals: Signals, needs: Needs, mask: Tensor, separators: Tensor, k
         scores = None if cut.scored_by is None else signals.ranking(cut.scored_by, mask, cut.tokens.score)
         whole = Selected(signals.hidden[cut.layer].float(), mask)
         signals.cuts[cut] = select(cut, whole, mask, separators, scores, keys)
-
-
-def of_first(value: T) -> T:
-    """The first process's value, in all processes; each of them calls this."""
-    found = [value]
-    broadcast_object_list(found)
-    return found[0]
 
 
 def _own(encoded: Encoded, accelerator: Accelerator, divided: bool) -> Rows:

@@ -42,6 +42,8 @@ class StageWork:
     """Scores the model at the end of every epoch; higher is better."""
     hooks: Callable[[], list[Hook]] = list
     """Makes the hooks of the stage's mechanisms. Called when the model has the weights at the start of the stage."""
+    floor: float | None = None
+    """The model is scored before the first step, too, and that start may be kept if it scores more than this. None: it is not."""
 
 
 def train_stages(
@@ -109,6 +111,7 @@ def train_stages(
                 hooks=hooks,
                 asked=stops.asked,
                 say=display.say,
+                floor=work.floor,
             )
         module.close()
         changed = [hook.finish(lambda work=work: _proof(work, accelerator)) for hook in hooks]  # type: ignore[misc]
