@@ -106,8 +106,9 @@ def test_wrong_settings(setting: str, message: str) -> None:
     [
         ("recipe: [", "is not a YAML file"),
         ("recipe: 3", "recipe"),
-        ("", "the top level"),
-        ("teacher: x\nsurprise: 1\n", "recipe: Field required"),
+        ("", "describes no run: it is empty"),
+        ("- a", "describes no run: it is a list"),
+        ("teacher: x\nsurprise: 1\n", "it has no recipe; `tutelage recipe METHOD >"),
     ],
 )
 def test_wrong_files(text: str, message: str, tmp_path: Path) -> None:

@@ -72,6 +72,11 @@ def test_a_run_reports_what_its_models_predict(distilled: tuple[Result, TaskRepo
     found = report.disagreements
     assert found is not None and found.found == sum(row["student"] != row["teacher"] for row in rows)
     assert {one.text for one in found.listed} == {row["text"] for row in rows if row["student"] != row["teacher"]}
+    both = report.doubtful
+    assert both is not None
+    assert {one.text for one in both.listed} == {
+        row["text"] for row in rows if row["student"] == row["teacher"] != row["label"]
+    }
     lost = [one.teacher == one.label for one in found.listed]
     assert lost == sorted(lost, reverse=True)
     assert report.calibration is not None and report.calibration.texts == report.data.validation == 8
@@ -197,3 +202,6 @@ def test_at_most_200_disagreements_are_listed_lost_ones_first() -> None:
     assert found["listed"][0]["text"] == dev.texts[299] and all(
         one["teacher"] == one["label"] for one in found["listed"]
     )
+    against = quality.doubtful(data_of("classification", dev, LABELS), dev, ours, theirs)
+    assert against["found"] == 50 and {one["text"] for one in against["listed"]} == set(dev.texts[:50])
+    assert all(one["teacher"] == one["student"] != one["label"] for one in against["listed"])

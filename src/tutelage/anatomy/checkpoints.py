@@ -103,18 +103,22 @@ def _expanded(name: str) -> Path:
 
 
 def near(path: Path) -> str:
-    """``; X holds a, b``: names like the first part of a path that does not exist."""
+    """``; X holds a, b: correct the path``."""
+    found = similar(path)
+    return f"{found}: correct the path" if found else "; correct the path"
+
+
+def similar(path: Path) -> str:
+    """``; X holds a, b``: names like the first part of a path that does not exist; empty without any."""
     parent, missing = path.parent, path.name
     while not os.path.isdir(parent) and parent != parent.parent:
         parent, missing = parent.parent, parent.name
     try:
         there = sorted(one.name for one in parent.iterdir() if one.is_dir())
     except OSError:
-        return "; correct the path"
+        return ""
     close = difflib.get_close_matches(missing, there, n=3, cutoff=0.6)
-    if not close:
-        return "; correct the path"
-    return f"; {str(parent)!r} holds {', '.join(map(repr, close))}: correct the path"
+    return f"; {str(parent)!r} holds {', '.join(map(repr, close))}" if close else ""
 
 
 # ------------------------------------------------------------------------------------------------------ what a folder holds

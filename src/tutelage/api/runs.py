@@ -421,6 +421,7 @@ def recipe(
 def run(
     path: FilePath | RunConfig,
     *,
+    out: FilePath | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     plugins: Sequence[Plugin] = (),
     resume: bool = False,
@@ -432,6 +433,7 @@ def run(
 
     Args:
         path: YAML file of `tutelage recipe`, or config.yaml of a run.
+        out: Output folder; new or empty. Default: the one that the file names.
         settings: Any setting of the run as path=value: teacher=FOLDER, stages.distill.epochs=2.
         plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         resume: Continue the stopped run in the output folder.
@@ -440,13 +442,15 @@ def run(
     Raises:
         TutelageError: for any mistake in the file or the settings; then nothing has been written.
 
-    Example: tutelage run my.yaml --set teacher=teacher/ --set task=sst2 --set out=runs/b --set stages.prediction.temperature=2
+    Example: tutelage run my.yaml --out runs/b --set teacher=teacher/ --set task=sst2 --set stages.prediction.temperature=2
     """
     from tutelage.recipes.config import RunConfig, from_yaml
     from tutelage.recipes.settings import with_settings
 
     read_plugins(plugins)
     config = path if isinstance(path, RunConfig) else from_yaml(Path(place(path)))
+    if out is not None:
+        config = config.model_copy(update={"out": place(out)})
     return carried_out(with_settings(config, settings), resume, quiet)
 
 

@@ -250,8 +250,9 @@ class FirstToken(Term):
         mapped = self.pairs(student, teacher)
         if not mapped and self.layers != "gcd":
             raise TutelageError(
-                f"first_token with layers={self.layers!r} leaves a student of {student.layers} layer(s) without a pair; "
-                "give the student at least 2 layers or name the layers as a list"
+                f"first_token with layers={self.layers!r} compares all layers but the student's last, and a student of "
+                f"{student.layers} layer(s) has no other; give it at least 2 (--student layers=2), or name a teacher layer: "
+                "--set stages.*.first_token.layers=[1]"
             )
         cuts = frozenset(self.cuts(student, teacher))
         return Needs(hidden=frozenset(s for s, _ in mapped)), Needs(cuts=cuts)

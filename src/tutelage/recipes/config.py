@@ -196,13 +196,47 @@ def to_yaml(config: BaseModel) -> str:
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=120)
 
 
+def changes(theirs: str, ours: str) -> str:
+    """The first settings in which two YAML texts differ, with both values: ``recipe.student.layers: 1 there, 2 here``."""
+    try:
+        there, here = dict(_leaves(yaml_value(theirs))), dict(_leaves(yaml_value(ours)))
+    except yaml.YAMLError:
+        return "its file is damaged"
+    differ = [name for name in {**there, **here} if there.get(name, "nothing") != here.get(name, "nothing")]
+    said = [
+        f"{name}: {there.get(name, 'nothing')!s:.60} there, {here.get(name, 'nothing')!s:.60} here"
+        for name in differ[:3]
+    ]
+    return "; ".join(said + [f"and {len(differ) - 3} more"] * (len(differ) > 3)) or "written otherwise"
+
+
+def _leaves(tree: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a tree by their path; in a list stages go by their name, and terms by their kind."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _leaves(value, f"{before}.{key}" if before else str(key))
+    elif isinstance(tree, list) and tree and isinstance(tree[0], dict):
+        for place, value in enumerate(tree):
+            name = (value.get("name") or value.get("kind")) if isinstance(value, dict) else None
+            yield from _leaves(value, f"{before}.{name or place}")
+    else:
+        yield before, tree
+
+
 def from_yaml(path: Path) -> RunConfig:
     """Read a run from a YAML file.
 
     Raises:
         TutelageError: when the file is missing, is not YAML, or does not describe a run.
     """
-    return validated(yaml_file(path, f"`tutelage recipe METHOD > {path}` writes one"), str(path))
+    remedy = f"`tutelage recipe METHOD > {path}` writes one"
+    tree = yaml_file(path, remedy)
+    if not isinstance(tree, dict) or "recipe" not in tree:
+        found = (
+            "is empty" if tree is None else "has no recipe" if isinstance(tree, dict) else f"is a {type(tree).__name__}"
+        )
+        raise TutelageError(f"{str(path)!r} describes no run: it {found}; {remedy}")
+    return validated(tree, str(path))
 
 
 def yaml_file(path: Path, remedy: str) -> Any:
@@ -250,11 +284,19 @@ def as_options() -> Iterator[None]:
         raise TutelageError(in_one_line(error)) from None
 
 
+def _or(message: str) -> str:
+    return f", or {message.removeprefix('Input should be ')}"
+
+
 def in_one_line(error: ValidationError, name: str | None = None) -> str:
     """The first mistake with its place in what has this ``name``; without a name as the option of the user."""
-    first = error.errors()[0]
+    every = error.errors()
+    first = every[0]
     path = list(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
+    others = [one for one in every[1:] if one["loc"][:-1] == first["loc"][:-1] and one["input"] is first["input"]]
+    if others and first["type"] == "int_parsing":  # of a setting that is a number or a word
+        path, message = path[:-1], f"give a whole number{''.join(_or(one['msg']) for one in others)}"
     if first["type"] == "extra_forbidden":
         message = "there is no such field"
     given = "" if isinstance(first["input"], dict | list | BaseModel) else f" (given: {first['input']!r:.200})"

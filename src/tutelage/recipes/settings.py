@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from tutelage.recipes.recipe import Recipe
 
 Settings = Mapping[str, Any] | Sequence[str] | None
 """Values by path, ``{"stages.*.epochs": 2}``; or as ``--set`` takes them, ``["stages.*.epochs=2"]``, or one such text."""
+
+Place = tuple[tuple[str, Any], ...]
+"""The (name, key) pairs that lead to a value."""
 
 
 def parsed(settings: Settings) -> dict[str, Any]:
@@ -54,8 +58,7 @@ def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
         # The whole path given beats a path in which it is only hidden.
         found = [p for p in found if len(p) == len(wanted)] or found
         if not found:
-            names = sorted({place[-1][0] for place in _places(tree, ())})
-            raise TutelageError(f"--set {path:.200}: there is no such setting; the last part may be {', '.join(names)}")
+            raise TutelageError(f"--set {path:.200}: there is no such setting; {_instead(wanted, _places(tree, ()))}")
         if len(found) > 1 and "*" not in wanted:
             options = ", ".join(".".join(name for name, _ in place) for place in found)
             raise TutelageError(f"--set {path:.200} fits several settings ({options}); name one, or use * for all")
@@ -82,7 +85,7 @@ def run_config(recipe: Recipe, data: Mapping[str, Any], settings: Settings = (),
     return with_settings(validated({"recipe": recipe.model_dump(mode="json"), "data": dict(data), **fields}), settings)
 
 
-def _places(node: Any, before: tuple[tuple[str, Any], ...]) -> list[tuple[tuple[str, Any], ...]]:
+def _places(node: Any, before: Place) -> list[Place]:
     """Every value of the tree, as the (name, key) pairs that lead to it; inner nodes too."""
     items: list[tuple[str, Any, Any]] = []
     if isinstance(node, dict):
@@ -98,6 +101,27 @@ def _places(node: Any, before: tuple[tuple[str, Any], ...]) -> list[tuple[tuple[
         places.append((*before, (name, key)))
         places += _places(value, (*before, (name, key)))
     return places
+
+
+def _instead(wanted: list[str], places: list[Place]) -> str:
+    """What to write in place of the first part of a path that fits nothing: a name like it, or those that may stand there."""
+    every = [[name for name, _ in place] for place in places]
+
+    def roots_of(parts: list[str]) -> list[list[str]]:
+        last = parts[-1] if parts else ""
+        return [one for one in every if _fits([*parts[:-1], one[-1] if last == "*" else last], one)] if parts else [[]]
+
+    known = next(size for size in reversed(range(len(wanted))) if roots_of(wanted[:size]))
+    roots = roots_of(wanted[:known])
+    below = [one[len(root) :] for one in every for root in roots if len(one) > len(root) and one[: len(root)] == root]
+    wrong = wanted[known]
+    close = difflib.get_close_matches(wrong, {names[-1] for names in below}, n=2)
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))} in place of {wrong!r}?"
+    direct = sorted({names[0] for names in below if len(names) == 1})
+    if not direct:
+        return f"{'.'.join(wanted[:known])} is a value; leave out {wrong!r}"
+    return f"in place of {wrong!r} may stand {', '.join(direct)}"
 
 
 def _fits(wanted: list[str], names: list[str]) -> bool:

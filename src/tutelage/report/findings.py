@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from tutelage.objectives.terms import title_of
 from tutelage.report.model import Finding, Rise, StageEntry, TaskReport, Trials
 from tutelage.report.numbers import finite, percent, score_text
-from tutelage.report.words import difference, failures, folder_name, gain, student_stages, words
+from tutelage.report.words import difference, failures, gain, student_stages, words
 from tutelage.tasks.metrics import standard_error
 
 ONE_SIDED = 10.0
@@ -45,20 +45,21 @@ def _scores(report: TaskReport) -> Iterator[Finding]:
             remedy="Check labels and teacher with `tutelage evaluate`; then raise epochs (--set stages.*.epochs=20) or the "
             "learning rate.",
         )
-    added = gain(report)
+    added, teacher = gain(report), report.teacher
+    weak = teacher is not None and report.baseline is not None and teacher.score < report.baseline.score
     within = difference(report.student.over_baseline)
     if report.baseline is not None and added is not None and added < 0:
         yield Finding(
             kind="twin is better",
             text=f"Without distillation the same student reaches {score_text(report.baseline.score)}, {-added:.3f} more{within}.",
-            remedy="Give unlabelled texts (--unlabeled FILE), use a better teacher, or fine-tune this student.",
+            remedy=("Use" if report.data.unlabeled or weak else "Give unlabelled texts (--unlabeled FILE), use")
+            + " a better teacher, or fine-tune this student.",
         )
-    teacher = report.teacher
-    if teacher is not None and report.baseline is not None and teacher.score < report.baseline.score:
+    if teacher is not None and weak:
         yield Finding(
             kind="weak teacher",
             text=f"The teacher's {words(report.metric)} of {score_text(teacher.score)} is below that of the student without it.",
-            remedy="Fine-tune the teacher longer (tutelage finetune --epochs auto) or use another.",
+            remedy="Train the teacher for more epochs (tutelage finetune --epochs N) or on more labelled texts, or use another.",
         )
     if (rise := report.teacher_rise) is not None:
         yield Finding(
@@ -139,7 +140,8 @@ def rise_of(stage: StageEntry, texts: int) -> Rise | None:
 
 def _start(report: TaskReport, tried: Trials) -> Iterator[Finding]:
     losses = {one.name: one.loss for one in tried.tried if one.loss is not None}
-    layers = tried.chosen.partition(": ")[2].replace(" ", "+")
+    named = tried.chosen.partition(": ")[2].split()
+    layers = "+".join(named) + "+" * (len(named) == 1)  # layers=6 is six layers, and layers=6+ the sixth
     worst = max(losses, key=lambda name: losses[name], default=tried.chosen)
     if tried.chosen in losses and losses[worst] - losses[tried.chosen] > DISTANT * abs(losses[worst]):
         elsewhere = f" A method that has a start of its own takes it with --student layers={layers}." if layers else ""
@@ -191,11 +193,14 @@ def one_sided(stage: str, terms: Terms) -> Finding | None:
     ratio = norms[largest] / norms[smallest]
     if ratio <= ONE_SIDED:
         return None
+    weight = terms[largest].get("weight")
+    value = "WEIGHT" if weight is None else f"{weight / ratio:.2g}"
     return Finding(
         kind="one term decides",
         text=f"In the first step of stage {stage} the gradient of {title_of(largest)} is {ratio:.0f} times that of "
         f"{title_of(smallest)}.",
-        remedy=f"Balance them: divide the weight of the first by {ratio:.0f} (--set stages.{stage}.{largest}.weight=...).",
+        remedy=f"Try a lower weight of {title_of(largest)}: with --set stages.{stage}.{largest}.weight={value} both gradients are "
+        "equal.",
     )
 
 
@@ -256,7 +261,8 @@ def _data(report: TaskReport) -> Iterator[Finding]:
     if doubtful is not None and doubtful > DOUBTFUL and report.teacher is not None:
         yield Finding(
             kind="doubtful labels",
-            text=f"On {percent(doubtful)} of the evaluation texts student and teacher "
-            f"({folder_name(report.teacher.name)}) agree against the label.",
-            remedy="Read some of these texts: Result.disagreements lists predictions beside labels.",
+            text=f"On {percent(doubtful)} of the evaluation texts student and teacher agree against the label.",
+            remedy="Read these texts in report.html: either both are wrong, or the label is."
+            if report.doubtful is not None
+            else "Look at these texts: either both are wrong, or the label is.",
         )

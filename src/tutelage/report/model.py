@@ -89,6 +89,8 @@ class FirstStep(Block):
     """Weighted loss."""
     gradient: float | None
     """Norm of its gradient over all trained parameters. Null where it overflows the precision."""
+    weight: float | None = None
+    """What the term was multiplied by. Null where it is not known."""
 
 
 class Finding(Block):
@@ -326,7 +328,9 @@ class TaskReport(Block):
     confusions: list[Confusion] = Field(default_factory=list)
     """The student's most frequent errors there, at most 100. Empty where texts do not have exactly one class."""
     disagreements: DisagreementsEntry | None = None
-    """Null without a teacher, and where texts do not have exactly one class."""
+    """Where student and teacher differ. Null without a teacher, and where texts do not have exactly one class."""
+    doubtful: DisagreementsEntry | None = None
+    """Where they agree against the label. Null as ``disagreements``."""
     calibration: CalibrationEntry | None = None
     """Null where texts do not have exactly one class."""
     predictions: PredictionsEntry | None = None

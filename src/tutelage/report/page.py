@@ -334,7 +334,7 @@ def comparison(report: TaskReport) -> list[Measure]:
 def _spread(entry: ModelEntry, batch: str) -> str:
     """`` (0.3)`` after a median, if it was measured."""
     found = (entry.latency_spread_ms or {}).get(batch)
-    return f" ({found:.2g})" if finite(found) else ""
+    return f" ({milliseconds(found).split()[0]})" if finite(found) else ""
 
 
 def _score_row(found: list[tuple[str, ModelEntry]], part: str, metric: str) -> Measure:

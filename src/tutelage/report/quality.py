@@ -62,7 +62,7 @@ class Confusion(Block):
 
 
 class Disagreement(Block):
-    """A text of the evaluation set for which student and teacher predict different classes."""
+    """A text of the evaluation set for which student, teacher and label are not the same."""
 
     text: str
     text_pair: str | None
@@ -75,12 +75,13 @@ class Disagreement(Block):
 
 
 class DisagreementsEntry(Block):
-    """Where student and teacher differ."""
+    """Texts on which student and teacher differ, or on which both differ from the label."""
 
     found: int
     """Number of such texts."""
     listed: list[Disagreement]
-    """At most 200: those on which only the teacher is right first, then those on which the student is surest."""
+    """At most 200. Where they differ: those on which only the teacher is right first, then those on which the student is surest.
+    Where both differ from the label: those on which the teacher is surest first."""
 
 
 class ReliabilityBin(Block):

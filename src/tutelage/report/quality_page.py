@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tutelage.report.model import TaskReport
 from tutelage.report.numbers import count_text, percent, score_text, signed
-from tutelage.report.quality import CalibrationScores, ClassScores
+from tutelage.report.quality import CalibrationScores, ClassScores, DisagreementsEntry
 from tutelage.report.section import Cell, Column, Line, LineChart, Row, Section, Table
 from tutelage.report.words import called, one_line
 
@@ -18,7 +18,7 @@ CHARACTERS = 200
 
 def sections(report: TaskReport) -> list[Section | None]:
     """The sections that the report has numbers for."""
-    return [classes(report), confusions(report), calibration(report), disagreements(report)]
+    return [classes(report), confusions(report), calibration(report), disagreements(report), doubtful(report)]
 
 
 def classes(report: TaskReport) -> Section | None:
@@ -91,6 +91,39 @@ def disagreements(report: TaskReport) -> Section | None:
     entry = report.disagreements
     if entry is None or not entry.found:
         return None
+    return Section(
+        title="Where student and teacher differ",
+        paragraphs=[
+            f"On {count_text(entry.found)} of {count_text(report.data.evaluation)} texts of the evaluation set the student "
+            f"predicts another class than {called(report)}.{_shown(entry)}"
+        ],
+        table=_texts(
+            entry, "Texts on which only the teacher is right first, then those on which the student is surest."
+        ),
+    )
+
+
+def doubtful(report: TaskReport) -> Section | None:
+    """The texts whose label student and teacher contradict."""
+    entry = report.doubtful
+    if entry is None or not entry.found:
+        return None
+    return Section(
+        title="Where both contradict the label",
+        paragraphs=[
+            f"On {count_text(entry.found)} of {count_text(report.data.evaluation)} texts of the evaluation set student and teacher "
+            f"predict the same class, which is not the label.{_shown(entry)} Either both are wrong, or the label is."
+        ],
+        table=_texts(entry, "Texts on which the teacher is surest first."),
+    )
+
+
+def _shown(entry: DisagreementsEntry) -> str:
+    return "" if len(entry.listed) == entry.found else f" {len(entry.listed)} are shown."
+
+
+def _texts(entry: DisagreementsEntry, order: str) -> Table:
+    """A table of texts with their label and what was predicted, in an ``order`` that the caption names."""
     rows = []
     for one in entry.listed:
         text = one_line(one.text if one.text_pair is None else f"{one.text} | {one.text_pair}")
@@ -100,21 +133,12 @@ def disagreements(report: TaskReport) -> Section | None:
                 Cell(text=one_line(said), below=percent(share), style="best" if said == one.label else "plain")
             )
         rows.append(Row(name=text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} ...", cells=cells))
-    which = "" if len(rows) == entry.found else f" {len(rows)} are shown."
-    return Section(
-        title="Where student and teacher differ",
-        paragraphs=[
-            f"On {count_text(entry.found)} of {count_text(report.data.evaluation)} texts of the evaluation set the student "
-            f"predicts another class than {called(report)}.{which}"
-        ],
-        table=Table(
-            caption="Texts on which only the teacher is right first, then those on which the student is surest. Below a class its "
-            "probability; the right class is bold.",
-            head="Text",
-            columns=[Column(title=title, align="text") for title in ("Label", "Student", "Teacher")],
-            rows=rows,
-            searchable=True,
-        ),
+    return Table(
+        caption=f"{order} Below a class its probability; the right class is bold.",
+        head="Text",
+        columns=[Column(title=title, align="text") for title in ("Label", "Student", "Teacher")],
+        rows=rows,
+        searchable=True,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from tutelage.data.examples import Data, Examples
+from tutelage.data.examples import Data, Examples, Rows
 from tutelage.data.labels import class_counts
 from tutelage.data.texts import Texts
 from tutelage.evaluation import calibration
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tutelage.run.workspace import Workspace
 
 MOST_CONFUSIONS = 100
-MOST_DISAGREEMENTS = 200
+MOST_LISTED = 200
 
 
 def difference(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tensor) -> Difference:
@@ -33,7 +33,8 @@ def difference(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tenso
 
 
 def entry(run: TaskRun, workspace: Workspace, part: str, ours: Tensor, theirs: Tensor | None) -> dict[str, Any]:
-    """The report's fields ``classes``, ``confusions``, ``disagreements`` and ``calibration``, of a part of the evaluation set.
+    """The report's fields ``classes``, ``confusions``, ``disagreements``, ``doubtful`` and ``calibration``, of a part of the
+    evaluation set.
 
     Args:
         run: The run.
@@ -49,6 +50,7 @@ def entry(run: TaskRun, workspace: Workspace, part: str, ours: Tensor, theirs: T
     found["confusions"] = confusions(kind, data, texts, ours, theirs)
     if theirs is not None:
         found["disagreements"] = disagreements(data, texts.examples, ours, theirs)
+        found["doubtful"] = doubtful(data, texts.examples, ours, theirs)
     found["calibration"] = {
         "temperature": None,
         "texts": 0,
@@ -143,20 +145,34 @@ def disagreements(data: Data, examples: Examples, ours: Tensor, theirs: Tensor) 
     said, taught, labels = ours.numpy().argmax(axis=1), theirs.numpy().argmax(axis=1), examples.labels
     rows = np.flatnonzero(said != taught)
     lost = taught[rows] == labels[rows]
-    mine = calibration.confidences(ours.numpy())
-    order = rows[np.lexsort((-mine[rows], ~lost))][:MOST_DISAGREEMENTS]
-    other = dict(zip(order, calibration.confidences(theirs.numpy()[order]), strict=True))
+    order = rows[np.lexsort((-calibration.confidences(ours.numpy()[rows]), ~lost))]
+    return _listed(data, examples, ours, theirs, order)
+
+
+def doubtful(data: Data, examples: Examples, ours: Tensor, theirs: Tensor) -> dict[str, Any]:
+    """The texts on which student and teacher agree against the label: where the teacher is surest first."""
+    said, taught, labels = ours.numpy().argmax(axis=1), theirs.numpy().argmax(axis=1), examples.labels
+    rows = np.flatnonzero((said == taught) & (said != labels))
+    order = rows[np.argsort(-calibration.confidences(theirs.numpy()[rows]), kind="stable")]
+    return _listed(data, examples, ours, theirs, order)
+
+
+def _listed(data: Data, examples: Examples, ours: Tensor, theirs: Tensor, rows: Rows) -> dict[str, Any]:
+    """How many ``rows`` there are, and what was predicted for the first of them."""
+    order, labels = rows[:MOST_LISTED], examples.labels
+    said, taught = ours.numpy()[order], theirs.numpy()[order]
+    mine, other = calibration.confidences(said), calibration.confidences(taught)
     listed = [
         {
             "text": examples.texts[row],
             "text_pair": None if examples.pairs is None else examples.pairs[row],
             "label": data.labels[labels[row]],
-            "student": data.labels[said[row]],
-            "student_probability": float(mine[row]),
-            "teacher": data.labels[taught[row]],
-            "teacher_probability": float(other[row]),
+            "student": data.labels[said[place].argmax()],
+            "student_probability": float(mine[place]),
+            "teacher": data.labels[taught[place].argmax()],
+            "teacher_probability": float(other[place]),
         }
-        for row in order
+        for place, row in enumerate(order)
     ]
     return {"found": len(rows), "listed": listed}
 

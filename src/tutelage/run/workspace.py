@@ -31,7 +31,7 @@ from tutelage.errors import TutelageError, command, last_reason
 from tutelage.evaluation.speed import cpu_name, fast_precision
 from tutelage.mechanisms.mechanism import Mechanism
 from tutelage.progress import Display
-from tutelage.recipes.config import RunConfig, to_yaml, with_absolute_paths
+from tutelage.recipes.config import RunConfig, changes, to_yaml, with_absolute_paths
 from tutelage.recipes.recipe import Recipe
 from tutelage.report.model import REPORT, Report, load_report
 from tutelage.run import assistants
@@ -434,10 +434,11 @@ def run_folder(config: RunConfig, resume: bool) -> Path:
         raise TutelageError(f"--out {config.out!r} is a file; name a folder")
     if before.exists():
         if not resume:
-            raise TutelageError(f"{config.out!r} holds another run; continue it with --resume, or give another --out")
-        if before.read_text(encoding="utf-8") != to_yaml(with_absolute_paths(config)):
+            raise TutelageError(f"{config.out!r} holds a run; continue it with --resume, or give another --out")
+        theirs, ours = before.read_text(encoding="utf-8"), to_yaml(with_absolute_paths(config))
+        if theirs != ours:
             raise TutelageError(
-                f"{config.out!r} holds a run with other settings; see its config.yaml, or give another --out"
+                f"{config.out!r} holds a run with other settings ({changes(theirs, ours)}); repeat its own, or give another --out"
             )
     parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):

@@ -21,7 +21,7 @@ from transformers.utils import cached_file
 
 from tutelage import anatomy
 from tutelage.anatomy import Head, auto_class
-from tutelage.anatomy.checkpoints import check_fetched, check_weights, near, pools, resolve, weight_files
+from tutelage.anatomy.checkpoints import check_fetched, check_weights, near, pools, resolve, similar, weight_files
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
 from tutelage.tasks.sentence import SentenceEncoder
@@ -103,6 +103,11 @@ def _read_config(name: str) -> tuple[dict[str, Any], str | None]:
         try:
             file = Path(str(cached_file(name, "config.json")))
         except Exception as error:  # of the Hub's client
+            if "connect to" in str(error) or "offline" in str(error).lower():
+                raise TutelageError(
+                    f"there is no folder {name!r} here, and the Hub cannot be reached ({last_reason(error).rstrip('.')}); "
+                    f"connect to it, or give the folder of a model{similar(Path(name))}"
+                ) from None
             raise TutelageError(
                 f"there is no folder {name!r} here, and the Hub gives no model of this name ({last_reason(error).rstrip('.')})"
                 f"{near(Path(name))}"

@@ -18,7 +18,7 @@ from scipy import stats
 
 from tutelage.artifacts import unwritable, write_json, write_text
 from tutelage.errors import TutelageError
-from tutelage.recipes.config import RunConfig
+from tutelage.recipes.config import RunConfig, changes
 from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import LOCK
@@ -42,9 +42,10 @@ def check_folder(folder: Path, file: str, what: str, asked: str | None, beside: 
     """
     before = folder / file
     if before.exists():
-        if asked is not None and before.read_text(encoding="utf-8") != asked:
+        if asked is not None and (theirs := before.read_text(encoding="utf-8")) != asked:
             raise TutelageError(
-                f"{str(folder)!r} holds a {what} with other settings; see its {file}, or give another --out"
+                f"{str(folder)!r} holds a {what} with other settings ({changes(theirs, asked)}); repeat its own, or give another "
+                "--out"
             )
     elif folder.is_dir() and {path.name for path in folder.iterdir()} - {FOLDER, LOCK, *beside}:
         raise TutelageError(f"{str(folder)!r} is not empty and holds no {what}; give an empty or new folder to --out")

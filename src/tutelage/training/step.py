@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tutelage.data import batches
@@ -236,19 +236,21 @@ class Stepper:
         self._wrapped = accelerator.prepare_model(self._module, device_placement=False)
 
 
-def first_step(module: nn.Module, batch: Batch, signals: Signals) -> Terms:
-    """Each term's loss and the norm of its gradient, None where that overflows; nothing of a single term."""
+def first_step(module: TrainedModule, batch: Batch, signals: Signals) -> Terms:
+    """Each term's loss, the norm of its gradient, None where that overflows, and its weight; nothing of a single term."""
     losses = module(batch, signals)
     if len(losses) < 2:
         return {}
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    weights = {term.kind: term.weight for term in module.objective.plan.terms}
     found: Terms = {}
     for name, loss in losses.items():
         trains = loss.requires_grad  # a term without pairs of layers is a constant
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) if trains else ()
         norms = [gradient.detach().float().norm() for gradient in gradients if gradient is not None]
         norm = torch.stack(norms).norm().item() if norms else 0.0
-        found[name] = {"loss": loss.item(), "gradient": norm if math.isfinite(norm) else None}
+        gradient = norm if math.isfinite(norm) else None
+        found[name] = {"loss": loss.item(), "gradient": gradient, "weight": weights.get(name)}
     return found
 
 

@@ -7,15 +7,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tutelage.errors import Stopped, option
+from tutelage.errors import Stopped, command
+
+RESUMES = ("distill", "finetune", "pretrain", "run")
+"""The commands that take ``--resume``; the others go on if they are repeated."""
 
 
 def stopped(number: int, where: str) -> Stopped:
     """The end that a signal asked for; ``where`` says how far the run came."""
-    return Stopped(
-        number,
-        f"stopped {where}; repeat the command, with {option('resume')} if it has that option, to go on from there",
-    )
+    typed = command()
+    if typed is None:
+        again = "repeat the call, with resume=True if it takes that,"
+    else:
+        again = (
+            "repeat the command with --resume"
+            if typed.split()[1:2] in [[one] for one in RESUMES]
+            else "repeat the command"
+        )
+    return Stopped(number, f"stopped {where}; {again} to go on from there")
 
 
 class Stops:
