@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import LABELS, sentences, write_csv
 from processes import KILLED, command, in_process, run_of
 
+from tutelage.data import batches, mapped
 from tutelage.data import examples as encodings
-from tutelage.data import mapped
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples, RowFinder, encode, fingerprint
 from tutelage.data.mapped import MappedTexts, Spool, held, taken
@@ -291,6 +294,46 @@ def test_a_large_column_is_read_when_it_is_asked_for(on_disk: Path, tmp_path: Pa
     assert list(table.column("label", "label")) == list(table.column("label", "label")) == [0, 1]
     assert table.columns["more"] == [None, None] and not isinstance(table.columns["text"], list)
     assert read_table(path, ["text"], whole=True).columns["text"] == ["a", "b"]
+
+
+# --------------------------------------------------------------------------------------------------------------- memory
+
+
+def anonymous_peak(path: Path, tokenizer: object) -> float:
+    """MB that no file backs, at the peak, of reading a file, tokenising it, and batching an epoch; above what was there before."""
+
+    def now() -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
+
+    mapped.IN_MEMORY = 2**20
+    begun, seen, ended = now(), list[float](), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.002):
+            seen.append(now())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    encoded = encode(load_data(DataConfig(train=str(path))).train, tokenizer, 32)
+    for names in batches.steps(encoded.lengths, np.arange(len(encoded)), 32, 0, 0):
+        for _ in batches.step_batches(encoded.take(names), names, 0, 1, 16384):
+            pass
+    ended.set()
+    watcher.join()
+    return max(seen) - begun
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what memory is of files")
+def test_memory_does_not_grow_with_the_data(tmp_path: Path, tokenizer) -> None:
+    """A file of 80 MB takes some 10 MB more than one of 20 MB; in memory it takes 200 MB more."""
+    peaks = []
+    for count in (2_500, 10_000):
+        texts = [f"{LABELS[number % 2]} {number} {'x' * 90} good" + " " * 7_900 for number in range(count)]
+        path = tmp_path / f"{count}.parquet"
+        pq.write_table(pa.table({"text": texts, "label": np.arange(count) % 2}), path, use_dictionary=False)
+        peaks.append(in_process(anonymous_peak, path, tokenizer))
+    assert peaks[1] - peaks[0] < 40, peaks
 
 
 # ------------------------------------------------------------------------------------------------------------- whole runs

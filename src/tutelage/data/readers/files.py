@@ -312,7 +312,7 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> FileTable:
         count, size = groups.num_rows, sum(groups.row_group(i).total_byte_size for i in range(groups.num_row_groups))
         single = [name for name in names if names.count(name) == 1]
         chosen = list(wanted) if wanted and set(wanted) <= set(single) else single
-        large = bool(wanted) and size > mapped.IN_MEMORY
+        large = bool(wanted) and size + mapped.STRING * count > mapped.IN_MEMORY
         read = file.read(columns=[] if large else chosen)
         columns: dict[str, Any] = {} if large else {name: read.column(name).to_pylist() for name in chosen}
     if not count:
