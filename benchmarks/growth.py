@@ -24,6 +24,8 @@ from typing import Any
 
 import common
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import torch
 from accelerate import Accelerator
 from transformers import BertTokenizerFast
@@ -108,6 +110,8 @@ class Work:
     """A call that handles this amount; None for operations."""
     held: float = 0.0
     """Bytes that the result holds."""
+    anonymous: bool = False
+    """Whether memory counts that no file backs, alone: pages of a mapped file go back to the system when it needs them."""
 
 
 # ------------------------------------------------------------------------------------------------------------- synthetic
@@ -204,6 +208,23 @@ def batching(size: Size, work: Path) -> Work:
 
     # Three tensors of int64 and one of booleans; held is the order of the epoch.
     return Work(call, *copied(25.0 * size.examples * size.length), held=8.0 * size.examples)
+
+
+def streaming(size: Size, work: Path) -> Work:
+    """A file of any size, read, tokenised, and an epoch of it batched."""
+    texts, tokenizer, path = new_texts(size), new_tokenizer(), work / "train.parquet"
+    parquet.write_table(pa.table({"text": texts.texts, "label": texts.labels}), path)
+    alone = tokenizing(size, work)
+
+    def call() -> None:
+        train = load_data(DataConfig(train=str(path))).train
+        encoded = encode(train, tokenizer, 2048)
+        for names in batches.steps(encoded.lengths, np.arange(len(encoded)), BATCH, 0, 0):
+            for _ in batches.step_batches(encoded.take(names), names, 0, 1, 16384):
+                pass
+
+    # Of each row a label, where its text, id and tokens begin and end, and its place in the epoch.
+    return Work(call, alone.amount, alone.floor, 64.0 * size.examples, anonymous=True)
 
 
 def knowledge(size: Size) -> tuple[Scheme, Needs, Contents]:
@@ -385,6 +406,7 @@ PARTS: dict[str, tuple[Callable[[Size, Path], Work], tuple[str, ...], str]] = {
     "reading a table": (reading_a_table, ("examples", "length", "classes"), "the file read and decoded"),
     "tokenizing": (tokenizing, ("examples", "length"), "the tokenizer's own Rust code"),
     "batching": (batching, ("examples", "length"), BYTES),
+    "Parquet to batches": (streaming, ("examples",), "the tokenizer's own Rust code"),
     "writing a store": (writing_a_store, ("examples", "length", "layers", "classes"), "its bytes written to a file"),
     "reading a store": (reading_a_store, ("examples", "length", "layers", "classes"), BYTES),
     "evaluation": (evaluating, ("examples", "length", "layers", "classes"), FLOPS),
@@ -423,7 +445,7 @@ def measured_alone(part: str, size: Size, peak: float) -> dict[str, float]:
         gc.freeze()  # a stage ends with a collection, which would look through them again
         found = prepare(size, work)
         began = time.process_time()
-        memory = common.resident_peak(found.call)
+        memory = (common.anonymous_peak if found.anonymous else common.resident_peak)(found.call)
         seconds = seconds_of(found.call, time.process_time() - began)
         floor = found.amount / peak if found.floor is None else seconds_of(found.floor)
     return {"seconds": seconds, "floor": floor, "amount": found.amount, "mb": memory, "held_mb": found.held / 2**20}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ def mixed(x: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     return np.asarray(z ^ (z >> np.uint64(31)))
 
 
-def hashes(strings: Sequence[str]) -> npt.NDArray[np.uint64]:
+def hashes(strings: Iterable[str]) -> npt.NDArray[np.uint64]:
     """``(n,)``: a 64-bit hash of each string (BLAKE2b)."""
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in strings)
+    digests = bytearray()
+    for text in strings:
+        digests += hashlib.blake2b(text.encode(), digest_size=8).digest()
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tutelage.artifacts import checksum_of
 from tutelage.data.alignment import Place, places_of
-from tutelage.data.draws import mixed
+from tutelage.data.draws import hashes, mixed
 from tutelage.data.labels import first_of_each, known_labels, renumbered, strata
+from tutelage.data.mapped import Spool, held, taken
 from tutelage.data.predicted import Predicted
 
 UNLABELLED = -1
@@ -56,9 +58,9 @@ class Examples:
     def take(self, rows: npt.NDArray[np.int64] | Sequence[int]) -> Examples:
         """The examples at ``rows``, in that order."""
         return Examples(
-            ids=[self.ids[i] for i in rows],
-            texts=[self.texts[i] for i in rows],
-            pairs=None if self.pairs is None else [self.pairs[i] for i in rows],
+            ids=taken(self.ids, rows),
+            texts=taken(self.texts, rows),
+            pairs=None if self.pairs is None else taken(self.pairs, rows),
             labels=self.labels[np.asarray(rows, dtype=np.int64)],
         )
 
@@ -76,10 +78,10 @@ class Examples:
 
     def join(self, other: Examples) -> Examples:
         """These examples followed by ``other``'s."""
-        pairs = None if self.pairs is None or other.pairs is None else [*self.pairs, *other.pairs]
+        pairs = None if self.pairs is None or other.pairs is None else held(chain(self.pairs, other.pairs))
         return Examples(
-            ids=[*self.ids, *other.ids],
-            texts=[*self.texts, *other.texts],
+            ids=held(chain(self.ids, other.ids)),
+            texts=held(chain(self.texts, other.texts)),
             pairs=pairs,
             labels=np.concatenate([self.labels, other.labels]),
         )
@@ -176,7 +178,8 @@ class Windows:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Examples as token ids, ragged: example ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``."""
+    """Examples as token ids, ragged: example ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``. Large arrays of a value for each
+    token may be maps of files."""
 
     tokens: npt.NDArray[np.int32]
     types: npt.NDArray[np.int8] | None
@@ -244,56 +247,108 @@ class Encoded:
     @cached_property
     def separators(self) -> npt.NDArray[np.int64]:
         """``(n,)``: how many of them are separators."""
-        separators = self.tokens == self.separator
-        return self.sums(separators if self.partners is None else separators & (self.partners >= 0))
+
+        def count(part: Encoded) -> npt.NDArray[np.int64]:
+            separators = part.tokens == part.separator
+            return part.sums(separators if part.partners is None else separators & (part.partners >= 0))
+
+        return np.concatenate([count(part) for part in self.pieces()])
 
     @cached_property
     def keys(self) -> npt.NDArray[np.uint64]:
         """``(n,)``: a number for each example's content; another token anywhere is another number."""
-        place = np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], self.lengths)
-        sums = np.zeros(len(self.tokens) + 1, dtype=np.uint64)
-        np.cumsum(mixed(self.tokens + (place << 32)), out=sums[1:])
-        return mixed(sums[self.offsets[1:]] - sums[self.offsets[:-1]])
+
+        def key(part: Encoded) -> npt.NDArray[np.uint64]:
+            place = np.arange(len(part.tokens)) - np.repeat(part.offsets[:-1], part.lengths)
+            sums = np.zeros(len(part.tokens) + 1, dtype=np.uint64)
+            np.cumsum(mixed(part.tokens + (place << 32)), out=sums[1:])
+            return mixed(sums[part.offsets[1:]] - sums[part.offsets[:-1]])
+
+        return np.concatenate([key(part) for part in self.pieces()])
+
+    def pieces(self) -> Iterator[Encoded]:
+        """The same examples, about :data:`TOKENS_AT_ONCE` tokens at a time, in order. Nothing is copied."""
+        spans = spans_of(self.offsets)
+        for span in spans:
+            yield self if len(spans) == 1 else self._within(span)
+
+    def _within(self, span: slice) -> Encoded:
+        """The examples of a slice."""
+        offsets = self.offsets[span.start : span.stop + 1]
+        places = slice(offsets[0], offsets[-1])
+        beside: dict[str, Any] = {name: values[places] for name, values in self._beside.items()}
+        labels = None if self.labels is None else self.labels[span]
+        found = replace(self, offsets=offsets - offsets[0], cut=self.cut[span], labels=labels, windows=None, **beside)
+        if self.windows is None:
+            return found
+        return replace(found, windows=Windows(self.windows.of[span], self.windows.chars[places]))
+
+    @property
+    def _beside(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of a value for each token, by the names of their fields."""
+        fields = {"tokens": self.tokens, "types": self.types, "targets": self.targets, "partners": self.partners}
+        return {name: values for name, values in fields.items() if values is not None}
 
     def take(self, rows: npt.NDArray[np.int64]) -> Encoded:
-        """The examples at ``rows``, in that order."""
+        """The examples at ``rows``, in that order.
+
+        Raises:
+            OSError: they are many, and the disk refuses.
+        """
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        flat = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        beside = self._beside | ({} if self.windows is None else {"chars": self.windows.chars})
+        spools = {name: Spool(values.dtype, *values.shape[1:]) for name, values in beside.items()}
+        for span in spans_of(offsets):
+            starts, counts = self.offsets[rows[span]] - offsets[span] + offsets[span.start], lengths[span]
+            flat = np.arange(offsets[span.stop] - offsets[span.start]) + np.repeat(starts, counts)
+            for name, values in beside.items():
+                spools[name].add(values[flat])
+        found: dict[str, Any] = {name: spool.done() for name, spool in spools.items()}
         return replace(
             self,
-            tokens=self.tokens[flat],
-            types=None if self.types is None else self.types[flat],
             offsets=offsets,
             cut=self.cut[rows],
             labels=None if self.labels is None else self.labels[rows],
-            targets=None if self.targets is None else self.targets[flat],
-            windows=None if self.windows is None else Windows(self.windows.of[rows], self.windows.chars[flat]),
-            partners=None if self.partners is None else self.partners[flat],
+            windows=None if self.windows is None else Windows(self.windows.of[rows], found.pop("chars")),
+            **found,
         )
+
+
+TOKENS_AT_ONCE = 2**20
+"""About how many tokens are handled together where there are many: some temporary values take 30 bytes for each."""
+
+
+def spans_of(offsets: npt.NDArray[np.int64]) -> list[slice]:
+    """Slices of the examples with these ``offsets``, each of about :data:`TOKENS_AT_ONCE` tokens; at least one."""
+    count, tokens = len(offsets) - 1, int(offsets[-1])
+    if tokens <= TOKENS_AT_ONCE:
+        return [slice(0, count)]
+    starts = np.unique(np.searchsorted(offsets[:-1], np.arange(0, tokens, TOKENS_AT_ONCE))).tolist()
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], count], strict=True) if start < stop]
 
 
 def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
     """Tokenise without padding; the end of an example beyond ``max_length`` tokens is cut off and counted.
 
     A text of no tokens, of a tokenizer that puts none around it, is read as one padding token: a model needs one.
+
+    Raises:
+        OSError: there are many tokens, and the disk refuses.
     """
-    tokens: list[npt.NDArray[np.int32]] = []
-    types: list[npt.NDArray[np.int8]] = []
-    lengths: list[int] = []
-    cut: list[bool] = []
+    tokens, types, lengths, cut = Spool(np.int32), Spool(np.int8), array("q"), array("b")
     has_types = "token_type_ids" in tokenizer.model_input_names
     for output in _outputs(examples, tokenizer, max_length):
-        cut += [bool(encoding.overflowing) for encoding in output.encodings]
+        cut.extend(bool(encoding.overflowing) for encoding in output.encodings)
         ids = [row or [tokenizer.pad_token_id] for row in output["input_ids"]]
-        lengths += map(len, ids)
-        tokens.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32))
+        lengths.extend(map(len, ids))
+        tokens.add(np.fromiter(chain.from_iterable(ids), dtype=np.int32))
         if has_types:
             rows = (row or [0] for row in output["token_type_ids"])
-            types.append(np.fromiter(chain.from_iterable(rows), dtype=np.int8))
+            types.add(np.fromiter(chain.from_iterable(rows), dtype=np.int8))
     return Encoded(
-        tokens=np.concatenate(tokens) if tokens else np.empty(0, dtype=np.int32),
-        types=np.concatenate(types) if types else None,
+        tokens=tokens.done(),
+        types=types.done() if has_types and len(examples) else None,
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
         cut=np.array(cut, dtype=np.bool_),
         pad_token=int(tokenizer.pad_token_id),
@@ -343,7 +398,14 @@ Rows = npt.NDArray[np.int64]
 def fingerprint(examples: Examples, answers: Iterable[Any]) -> str:
     """An identifier of what examples say and what the answers to them are."""
     plain = [answer.tolist() if isinstance(answer, np.ndarray | np.generic) else answer for answer in answers]
-    return checksum_of([content(examples), str(plain)])
+    # The checksum of the list of both, as ``checksum_of`` has it, without the long text that this list is as JSON.
+    digest = hashlib.sha256(b"[[")
+    between = ""
+    for name in contents(examples):
+        digest.update(f'{between}"{name}"'.encode())
+        between = ", "
+    digest.update(f"], {json.dumps(str(plain))}]".encode())
+    return digest.hexdigest()
 
 
 def key_of(text: str, pair: str | None = None) -> str:
@@ -351,22 +413,46 @@ def key_of(text: str, pair: str | None = None) -> str:
     return "\0".join(" ".join(part.split()) for part in ([text] if pair is None else [text, pair]))
 
 
-def keys_of(examples: Examples) -> list[str]:
+def keys_of(examples: Examples) -> Iterator[str]:
     """What each example is matched by; of a pair both texts."""
     if examples.pairs is None:
-        return [key_of(text) for text in examples.texts]
-    return [key_of(text, pair) for text, pair in zip(examples.texts, examples.pairs, strict=True)]
+        return map(key_of, examples.texts)
+    return map(key_of, examples.texts, examples.pairs)
+
+
+def hashed_keys(examples: Examples) -> npt.NDArray[np.uint64]:
+    """``(n,)``: a hash of what each example is matched by. Those of a large evaluation set fit into memory."""
+    return hashes(keys_of(examples))
 
 
 def rows_among(examples: Examples, keys: Collection[str]) -> npt.NDArray[np.bool_]:
     """``(n,)``: which examples are among those with these ``keys`` (:func:`keys_of`)."""
-    return np.array([key in keys for key in keys_of(examples)], dtype=bool)
+    return np.fromiter((key in keys for key in keys_of(examples)), dtype=bool, count=len(examples))
+
+
+def contents(examples: Examples) -> Iterator[str]:
+    """A name for what each example says: ids count rows, which another file has too."""
+    for text, pair in zip(examples.texts, examples.pairs or repeat(""), strict=False):
+        yield hashlib.blake2b(f"{text}\0{pair}".encode(), digest_size=8).hexdigest()
 
 
 def content(examples: Examples) -> list[str]:
-    """A name for what each example says: ids count rows, which another file has too."""
-    pairs = examples.pairs or [""] * len(examples)
-    return [
-        hashlib.blake2b(f"{text}\0{pair}".encode(), digest_size=8).hexdigest()
-        for text, pair in zip(examples.texts, pairs, strict=True)
-    ]
+    """The :func:`contents` in a list."""
+    return list(contents(examples))
+
+
+class RowFinder:
+    """Where ids stand in a list: found by their hashes, which take less memory than a dict of the ids."""
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        known = hashes(ids)
+        self._order = np.argsort(known, kind="stable")
+        self._sorted = known[self._order]
+
+    def of(self, ids: Iterable[str]) -> Rows:
+        """``(n,)``: the place of each of ``ids``, of equal ones the last; -1 where there is none."""
+        wanted = hashes(ids)
+        at = np.searchsorted(self._sorted, wanted, side="right") - 1
+        if not len(self._sorted):
+            return at
+        return np.where(self._sorted[at] == wanted, self._order[at], -1)

@@ -32,8 +32,10 @@ class Texts:
 
 def same_pieces(ours: Encoded, theirs: Encoded, kept: npt.NDArray[np.int64] | None) -> bool:
     """Whether a student and its teacher read the same pieces, numbered anew in the student's vocabulary if it is trimmed."""
-    tokens = ours.tokens if kept is None else kept[ours.tokens]
-    return np.array_equal(tokens, theirs.tokens) and np.array_equal(ours.offsets, theirs.offsets)
+    return np.array_equal(ours.offsets, theirs.offsets) and all(
+        np.array_equal(one.tokens if kept is None else kept[one.tokens], other.tokens)
+        for one, other in zip(ours.pieces(), theirs.pieces(), strict=True)
+    )
 
 
 def rows_of(encoded: Encoded, examples: Rows) -> tuple[Rows, Rows]:

@@ -234,9 +234,13 @@ def unknown_share(encoded: Encoded, tokenizer: Any) -> tuple[float, int]:
     """The share of unknown tokens, without special tokens, and the number of texts in which every token is unknown."""
     if tokenizer.unk_token_id is None:
         return 0.0, 0
-    words, unknown = are_words(encoded, tokenizer), encoded.tokens == tokenizer.unk_token_id
-    of_words, of_unknown = encoded.sums(words), encoded.sums(unknown)
-    return float(unknown.sum() / max(words.sum(), 1)), int(((of_words > 0) & (of_words == of_unknown)).sum())
+    known = strange = empty = 0
+    for part in encoded.pieces():
+        words, unknown = are_words(part, tokenizer), part.tokens == tokenizer.unk_token_id
+        of_words, of_unknown = part.sums(words), part.sums(unknown)
+        known, strange = known + int(words.sum()), strange + int(unknown.sum())
+        empty += int(((of_words > 0) & (of_words == of_unknown)).sum())
+    return strange / max(known, 1), empty
 
 
 def check_words(encoded: Encoded, tokenizer: Any, name: str | None, part: str, *, trains: bool = True) -> list[str]:

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.data import mapped
 from tutelage.data.config import DataConfig, FilePath, Table
 from tutelage.data.corpus.building import Documents
 from tutelage.data.readers.files import named
-from tutelage.data.readers.table import shown
+from tutelage.data.readers.table import Cells, shown
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
 from tutelage.tasks import kind_of
@@ -171,7 +172,7 @@ class Inputs:
 
     def _table(
         self,
-        columns: Mapping[str, list[Any]],
+        columns: Mapping[str, Iterable[Any]],
         every: Sequence[str],
         part: str,
         wanted: Mapping[str, str],
@@ -185,20 +186,19 @@ class Inputs:
                 f"{part} has no column {name!r}; its columns are {', '.join(map(repr, every))}: set {role} to one of them"
             )
         names = [name for name in dict.fromkeys(wanted.values()) if name in columns]
-        for name in names:
-            if (reason := _unwritable(columns[name])) is not None:
-                raise TutelageError(
-                    f"{part} has a column {name!r} that cannot be written as JSON ({reason}); give texts and plain labels"
-                )
-        rows = zip(*(columns[name] for name in names), strict=True)
-        lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in rows]
-        content = "".join(f"{line}\n" for line in lines).encode()
-        digest = hashlib.sha256(content).hexdigest()[:12]
-        place = self._place(f"{part}-{digest}.jsonl", part)
-        if not place.exists():
-            partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
-            partial.write_bytes(content)
-            os.replace(partial, place)
+        digest = hashlib.sha256()
+        with tempfile.SpooledTemporaryFile(mapped.IN_MEMORY, dir=mapped.temporary_folder()) as content:
+            for row in zip(*(columns[name] for name in names), strict=True):
+                line = _line(dict(zip(names, row, strict=True)), part)
+                digest.update(line)
+                content.write(line)
+            place = self._place(f"{part}-{digest.hexdigest()[:12]}.jsonl", part)
+            if not place.exists():
+                partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
+                content.seek(0)
+                with partial.open("wb") as file:
+                    shutil.copyfileobj(content, file)
+                os.replace(partial, place)
         return str(place)
 
     def _place(self, name: str, what: str) -> Path:
@@ -304,6 +304,22 @@ def _bytes() -> Any:
     return torch.uint8
 
 
+def _line(row: dict[str, Any], part: str) -> bytes:
+    """A row as a line of JSON.
+
+    Raises:
+        TutelageError: a value cannot be written so.
+    """
+    try:
+        return f"{json.dumps(row, ensure_ascii=False)}\n".encode()
+    except (TypeError, ValueError, RecursionError):
+        reasons = {name: _unwritable([value]) for name, value in row.items()}
+        name, reason = next((name, reason) for name, reason in reasons.items() if reason is not None)
+        raise TutelageError(
+            f"{part} has a column {name!r} that cannot be written as JSON ({reason}); give texts and plain labels"
+        ) from None
+
+
 def _unwritable(column: list[Any]) -> str | None:
     """Why a column cannot be written as JSON; ``None`` where it can."""
     try:
@@ -353,8 +369,9 @@ def _id_of(predictions: Any) -> str | None:
 
 def _columns(
     given: Table, part: str, text: str, label: str, wanted: Collection[str] | None = None
-) -> tuple[dict[str, list[Any]], list[str]]:
-    """A table's columns as plain lists, those that are ``wanted`` (default: all), and the names of all columns.
+) -> tuple[dict[str, Any], list[str]]:
+    """A table's columns as plain lists, those that are ``wanted`` (default: all), and the names of all columns. Columns that are
+    wanted of a ``datasets.Dataset`` are :class:`Cells`.
 
     Raises:
         TutelageError: it is no table, or has columns of different lengths.
@@ -363,6 +380,8 @@ def _columns(
     for name in names if wanted is None else wanted:
         if names.count(name) > 1:
             raise TutelageError(f"{part} has several columns {name!r}; rename all but one")
+    if wanted is not None and hasattr(given, "select_columns") and hasattr(given, "__len__"):
+        return {name: _lazily(given, name, part) for name in names if name in wanted}, names
     columns = {name: _plain(values(name), part) for name in names if wanted is None or name in wanted}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
@@ -394,6 +413,17 @@ def _opened(given: Table, part: str, text: str, label: str) -> tuple[list[str], 
         return [text], lambda name: rows
     rows = [{str(name): value for name, value in row.items()} for row in rows]
     return list(dict.fromkeys(name for row in rows for name in row)), lambda name: [row.get(name) for row in rows]
+
+
+def _lazily(dataset: Any, name: str, part: str) -> Cells:
+    """A column of a ``datasets.Dataset``, read piece by piece."""
+    column, feature = dataset[name], dataset.features[name]
+
+    def read() -> Iterator[Any]:
+        for start in range(0, len(dataset), 1024):
+            yield from _plain(_of_feature(column[start : start + 1024], feature, part), part)
+
+    return Cells(read)
 
 
 def _of_feature(values: Any, feature: Any, part: str) -> Any:

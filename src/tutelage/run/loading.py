@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from tutelage.data.alignment import align
 from tutelage.data.augmentation.candidates import Candidates
 from tutelage.data.augmentation.rules import Lexicon, Rules, rule_variants
 from tutelage.data.augmentation.variants import variants
-from tutelage.data.examples import Data, Encoded, Examples, Rows, keys_of
+from tutelage.data.examples import TOKENS_AT_ONCE, Data, Encoded, Examples, RowFinder, Rows, hashed_keys
+from tutelage.data.mapped import held, taken
 from tutelage.data.parts import held_part, part_of
 from tutelage.data.texts import Texts, same_pieces
 from tutelage.data.tokenizers import fitted_tokenizer
@@ -72,10 +74,8 @@ def load_split(config: RunConfig, data: Data, teacher: Source | None, warnings: 
 
 def evaluated_notes(data: Data) -> list[str]:
     """How many texts of the evaluation set training sees."""
-    parts = [keys_of(part) for part in data.dev.values()]
-    evaluated = {key for keys in parts for key in keys}
-    learnt = {key for key in keys_of(data.train) if key in evaluated}
-    count = sum(key in learnt for keys in parts for key in keys)
+    learnt, parts = hashed_keys(data.train), [hashed_keys(part) for part in data.dev.values()]
+    count = sum(int(np.isin(keys, learnt).sum()) for keys in parts)
     if not count:
         return []
     unit = kind_of(data.kind).unit
@@ -84,18 +84,19 @@ def evaluated_notes(data: Data) -> list[str]:
 
 def gather_texts(
     config: RunConfig, split: Split, teacher: Source | None, warnings: list[str]
-) -> tuple[Examples, dict[str, list[str]]]:
+) -> tuple[Examples, dict[str, Sequence[str]]]:
     """All texts that a teacher may predict during training, and the ids of each part that stages train on.
 
     Raises:
         TutelageError: if no stage uses the given candidates, or they cover none of these texts.
     """
     data, stages = split.data, config.recipe.stages
-    learnt = data.train if data.unlabeled is None else data.train.join(data.unlabeled)
+    more: Sequence[str] = () if data.unlabeled is None else data.unlabeled.ids
+    learnt = held(chain(data.train.ids, more))
     every = split.whole if data.unlabeled is None else split.whole.join(data.unlabeled)
-    names = {"train": list(learnt.ids)}
+    names = {"train": learnt}
     if any(mechanism.trains_without_held_out() for stage in stages for mechanism in stage.mechanisms):
-        names["search"] = [name for name in learnt.ids if name not in split.held]
+        names["search"] = held(name for name in learnt if name not in split.held)
     if all(stage.data != "augmented" for stage in stages):
         if config.data.candidates is not None or config.data.drop_flipped:
             raise TutelageError(
@@ -103,11 +104,10 @@ def gather_texts(
                 "data.drop_flipped"
             )
         return every, names
-    more, of = _augmented(config, kind_of(data.kind), every, teacher, warnings)
-    kept = set(learnt.ids)
-    added = [name for name, row in zip(more.ids, of, strict=True) if every.ids[row] in kept]
-    names["augmented"] = [*learnt.ids, *added]
-    return every.join(more), names
+    augmented, of = _augmented(config, kind_of(data.kind), every, teacher, warnings)
+    kept = RowFinder(learnt).of(every.ids) >= 0
+    names["augmented"] = held(chain(learnt, taken(augmented.ids, np.flatnonzero(kept[of]))))
+    return every.join(augmented), names
 
 
 def _augmented(
@@ -227,7 +227,8 @@ class Reader:
 def _same_types(one: Encoded, other: Encoded) -> bool:
     if one.types is None or other.types is None:
         return one.types is other.types
-    return np.array_equal(one.types, other.types)
+    spans = [slice(start, start + TOKENS_AT_ONCE) for start in range(0, len(one.types), TOKENS_AT_ONCE)]
+    return all(np.array_equal(one.types[span], other.types[span]) for span in spans)
 
 
 def truncation_notes(kind: Kind, limit: int, texts: Sequence[tuple[str, Texts]]) -> list[str]:

@@ -164,7 +164,7 @@ class StudentFactory:
         whole = self._given_tokenizer()
         source = load_config(self.origin) if self.origin is not None else teacher.config if teacher else None
         read = kind_of(self._data.kind).encode(examples, whole, anatomy.UNLIMITED, config.data.stride)
-        return Vocabulary.of(whole, source, np.unique(read.tokens))
+        return Vocabulary.of(whole, source, np.unique(np.concatenate([np.unique(one.tokens) for one in read.pieces()])))
 
     def _own_input(self, config: RunConfig, examples: Examples) -> StudentInput | None:
         if not isinstance(self.spec, BiLSTM):

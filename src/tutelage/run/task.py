@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from math import prod
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.data.batches import Feed, Known
-from tutelage.data.examples import Data, Encoded, Examples
+from tutelage.data.examples import Data, Encoded, Examples, RowFinder
 from tutelage.data.labels import no_labels
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
@@ -139,8 +140,8 @@ class TaskRun:
         self.config = config = self._settled(config)
         self.held: Texts | None = None
         if split.held:
-            row_of = {name: row for row, name in enumerate(every.ids)}
-            self.held = everything.at(np.array([row_of[name] for name in names["train"] if name in split.held]))
+            reserved = [name for name in names["train"] if name in split.held]
+            self.held = everything.at(RowFinder(every.ids).of(reserved))
         self.teacher: RunTeacher | None = None
         if source is not None:
             knowledge = self._knowledge(source, everything, limit)
@@ -204,13 +205,13 @@ class TaskRun:
         """The shapes of the teachers whose layers a stage compares, where several teach each step."""
         return {number: one.shape for number, one in self._several.get(stage, {}).items()}
 
-    def _read(self, reader: Reader, every: Examples, names: dict[str, list[str]], limit: int) -> Texts:
+    def _read(self, reader: Reader, every: Examples, names: dict[str, Sequence[str]], limit: int) -> Texts:
         """Encode all texts for both models; returns those of ``every``."""
         config, data, own_input = self.config, self.data, self.factory.own_input
         assert data.selection is not None
         everything = reader.read(every, learnt=True)
-        row_of = {name: row for row, name in enumerate(every.ids)}
-        self.parts = {part: everything.at(np.array([row_of[name] for name in ids])) for part, ids in names.items()}
+        places = RowFinder(every.ids)
+        self.parts = {part: everything.at(places.of(ids)) for part, ids in names.items()}
         self.selection = reader.read(data.selection)
         train = self.parts["train"]
         self.dev = {name: reader.read(part) for name, part in data.dev.items()}
@@ -313,8 +314,7 @@ class TaskRun:
             )
         texts = self.parts["augmented"]
         predicted = teacher.on_train("augmented").argmax(dim=1).numpy()
-        row_of = {name: row for row, name in enumerate(texts.examples.ids)}
-        of = np.array([row_of[name.partition("~")[0]] for name in texts.examples.ids])
+        of = RowFinder(texts.examples.ids).of(name.partition("~")[0] for name in texts.examples.ids)
         kept = np.flatnonzero(predicted == predicted[of])
         self.parts["augmented"] = texts.at(kept)
         teacher.keep("augmented", kept)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from tutelage.data.examples import Data, Encoded, Rows
+from tutelage.data.examples import Data, Encoded, RowFinder, Rows
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import drawn
@@ -59,7 +59,9 @@ class RunTeacher:
         self.to_write: Scheme | None = None
         """The scheme of the store that this run will write."""
         self._rows: dict[str, Rows] = {}
-        self._row_of: dict[str, int] = {}
+        self._places = RowFinder(())
+        self._stored: Rows = np.empty(0, dtype=np.int64)
+        """``(examples,)``: the store's row of each example of the run."""
 
     def answers(self, stage: Stage, needs: Needs) -> Answers:
         """The source of the teacher's signals in a stage with these needs."""
@@ -99,12 +101,13 @@ class RunTeacher:
         computed."""
         ids = texts.examples.ids
         if self.store is not None and self.store.scheme.lacks(Needs(logits=True)) is None:
-            if all(one in self._row_of for one in ids):
-                return self.store.logits(np.array([self._row_of[one] for one in ids]))
+            at = self._places.of(ids)
+            if (at >= 0).all():
+                return self.store.logits(self._stored[at])
             for part, (known, _) in self.knowledge.dev.items():
-                row_of = {one: row for row, one in enumerate(known)}
-                if part in self.logits and all(one in row_of for one in ids):
-                    return self.logits[part][[row_of[one] for one in ids]]
+                at = RowFinder(known).of(ids)
+                if part in self.logits and (at >= 0).all():
+                    return self.logits[part][at]
         return self._predicted(texts.teacher or texts.student, name)
 
     def on_train(self, part: str) -> Tensor:
@@ -208,7 +211,7 @@ class RunTeacher:
         self.release()
 
     def _use(self, store: Store, rows: Rows) -> None:
-        self._row_of = dict(zip(self.knowledge.ids, rows.tolist(), strict=True))
+        self._places, self._stored = RowFinder(self.knowledge.ids), rows
         self.store, self.to_write = verified(store, self._bench.display), None
         for part, texts in self._parts.items():
-            self._rows[part] = np.array([self._row_of[name] for name in texts.examples.ids])
+            self._rows[part] = rows[self._places.of(texts.examples.ids)]

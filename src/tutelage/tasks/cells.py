@@ -92,7 +92,7 @@ class LabelColumn:
     """What parts the classes of a cell that names several; ``None`` where no cell has any of :data:`SEPARATORS`."""
 
 
-def plain(values: Sequence[Any], like: LabelColumn | None = None, *, several: bool = False) -> LabelColumn:
+def plain(values: Iterable[Any], like: LabelColumn | None = None, *, several: bool = False) -> LabelColumn:
     """A column as :class:`LabelColumn` says. Lists that are written as text are read. Of lists of zeros and ones (multi-hot) the
     names are the places of the ones, ``"0"``, ``"1"``, ... Lists of other numbers than classes have are bad rows.
 
@@ -101,7 +101,9 @@ def plain(values: Sequence[Any], like: LabelColumn | None = None, *, several: bo
         like: The column of the training file, whose width and separator hold here too.
         several: A text may have several classes: the user says so.
     """
-    column, width = LabelColumn(list(values)), None if like is None else like.width
+    once: dict[str, str] = {}  # rows of one class share its name
+    shared = [once.setdefault(value, value) if isinstance(value, str) else value for value in values]
+    column, width = LabelColumn(shared), None if like is None else like.width
     spaces = 0
     for row, value in enumerate(column.values):
         if isinstance(value, str):

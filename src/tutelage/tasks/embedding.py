@@ -8,8 +8,9 @@ cosine with the teacher's vectors).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,8 +23,10 @@ from torch import Tensor
 
 from tutelage import anatomy
 from tutelage.data.config import DataConfig, Pooling, Projection
+from tutelage.data.draws import hashes
 from tutelage.data.examples import Data, Examples, Rows
 from tutelage.data.labels import Labels
+from tutelage.data.mapped import held, taken
 from tutelage.data.readers.files import ending_of, read_lines, read_table
 from tutelage.data.readers.table import FileTable, shown
 from tutelage.data.texts import Texts
@@ -216,19 +219,21 @@ def _table(path: Path, config: DataConfig, *columns: str | None) -> tuple[FileTa
     return read_table(path, [name for name in columns if name is not None], config.header), config.text
 
 
-def _texts(path: Path, config: DataConfig) -> tuple[list[str], list[str]]:
+def _texts(path: Path, config: DataConfig) -> tuple[Sequence[str], list[str]]:
     """All texts of a file, each once, and notes: lines, or a column; of pairs both."""
     table, text = _table(path, config, config.text, config.text_pair)
     columns = [table.texts(text, "text")]
     if config.text_pair is not None and config.text_pair in table.columns:
         columns.append(table.texts(config.text_pair, "text_pair"))
     rows = table.kept(config.skip_bad_rows)
-    return list(dict.fromkeys(texts[row] for texts in columns for row in rows)), table.said()
+    every = held(chain.from_iterable(taken(texts, rows) for texts in columns))
+    _, first = np.unique(hashes(every), return_index=True)
+    return taken(every, np.sort(first)), table.said()
 
 
-def _unlabelled(part: str, texts: list[str]) -> Examples:
+def _unlabelled(part: str, texts: Sequence[str]) -> Examples:
     labels = np.full(len(texts), np.nan, dtype=np.float32)
-    return Examples([f"{part}/{i}" for i in range(len(texts))], texts, None, labels)
+    return Examples(held(f"{part}/{i}" for i in range(len(texts))), texts, None, labels)
 
 
 def _evaluation(path: Path, config: DataConfig) -> tuple[Examples, tuple[str, ...], str, list[str]]:
@@ -262,7 +267,7 @@ def _evaluation(path: Path, config: DataConfig) -> tuple[Examples, tuple[str, ..
 
 def _scores(table: FileTable, name: str) -> list[float]:
     """A column of scores of similarity, ``nan`` in bad rows; a row without a score is bad."""
-    values, notes = Regression().prepared(table.column(name, "label"))
+    values, notes = Regression().prepared(list(table.column(name, "label")))
     table.notes += notes
     found = []
     for row, value in enumerate(values):

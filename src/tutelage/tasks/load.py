@@ -10,7 +10,7 @@ import numpy as np
 
 from tutelage import memory
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import Data, Examples, keys_of, rows_among
+from tutelage.data.examples import Data, Examples, hashed_keys
 from tutelage.data.labels import listed, places_of
 from tutelage.data.parts import part_of
 from tutelage.data.readers.conll import load_conll
@@ -101,8 +101,8 @@ def _without_evaluated(texts: Examples, data: Data, path: Path) -> tuple[Example
     Raises:
         TutelageError: no others are left.
     """
-    evaluated = {key for part in data.dev.values() for key in keys_of(part)}
-    kept = np.flatnonzero(~rows_among(texts, evaluated))
+    evaluated = np.concatenate([hashed_keys(part) for part in data.dev.values()])
+    kept = np.flatnonzero(~np.isin(hashed_keys(texts), evaluated))
     if not len(kept):
         raise TutelageError(f"{path} has texts of the evaluation set alone, which are not trained on; leave it out")
     if len(kept) == len(texts):

@@ -59,8 +59,8 @@ def read_predictions_file(config: DataConfig) -> PredictionFile:
     assert how is not None
     wanted = (config.text, config.text_pair) if how.id is None else (how.id,)
     table = read_table(Path(how.file), [name for name in wanted if name is not None], config.header, whole=True)
-    texts: list[str] = []
-    pairs: list[str] | None = None
+    texts: Sequence[str] = []
+    pairs: Sequence[str] | None = None
     if how.id is not None:
         keys = _identities(table, how.id)
     else:
@@ -316,7 +316,7 @@ def _keys(examples: Examples, part: str, source: PredictionFile, config: DataCon
     """What the examples are matched by."""
     how = source.how
     if how.id is None:
-        return keys_of(examples)
+        return list(keys_of(examples))
     place = {"train": config.train, "dev": config.dev or config.train, "unlabeled": config.unlabeled}.get(part)
     if place is None:
         raise TutelageError("predictions.id names a column of your own files; give --train FILE, or match by text")

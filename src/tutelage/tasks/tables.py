@@ -13,6 +13,7 @@ import numpy as np
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
 from tutelage.data.labels import no_labels, strata
+from tutelage.data.mapped import held, taken
 from tutelage.data.readers.files import ending_of, read_lines, read_table
 from tutelage.data.readers.table import FileTable, listed, shown
 from tutelage.errors import TutelageError
@@ -51,7 +52,7 @@ def load_files(config: DataConfig, known: Sequence[str] = (), seed: int = 0) -> 
         learnt, held_out = hold_out(train, whole, seed)
         sources["dev"] = "10% of train, held out"
     elif dev == train:  # an evaluation alone
-        learnt, held_out = whole, replace(whole, ids=[name.replace("train", "dev", 1) for name in whole.ids])
+        learnt, held_out = whole, replace(whole, ids=held(name.replace("train", "dev", 1) for name in whole.ids))
         sources["dev"] = part.table.source
     else:
         other = _read(dev, config, part.column)
@@ -117,9 +118,9 @@ def _examples(
     part: str, rows: Sequence[int], texts: Sequence[str], pairs: Sequence[str] | None, labels: Any
 ) -> Examples:
     return Examples(
-        ids=[f"{part}/{row}" for row in rows],
-        texts=[texts[row] for row in rows],
-        pairs=None if pairs is None else [pairs[row] for row in rows],
+        ids=held(f"{part}/{row}" for row in rows),
+        texts=taken(texts, rows),
+        pairs=None if pairs is None else taken(pairs, rows),
         labels=labels,
     )
 
@@ -129,8 +130,8 @@ class _Part:
     """A file on its way to examples."""
 
     table: FileTable
-    texts: list[str]
-    pairs: list[str] | None
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
     column: cells.LabelColumn
     answers: list[Any]
     """What each label says; ``None`` in bad rows."""
@@ -139,12 +140,15 @@ class _Part:
         """Read the labels as those of a kind; a row whose label cannot be read is bad."""
         values, notes = how.prepared(self.column.values, self.column.separator)
         self.table.notes += notes
+        once: dict[Any, Any] = {}  # rows of one class share its tuple
         for row, value in enumerate(values):
             if row not in self.table.bad:
                 try:
-                    self.answers[row] = how.answer(value)
+                    answer = how.answer(value)
                 except cells.Unreadable as why:
                     self.table.reject(row, str(why))
+                else:
+                    self.answers[row] = once.setdefault(answer, answer) if isinstance(answer, tuple) else answer
 
     def spelt(self) -> Counter[str]:
         """How often each class is named."""
@@ -155,8 +159,12 @@ class _Part:
         if classes is not None:
             self.table.notes += classes.renamed(self.spelt())
             lacking = f", which {classes.origin} lacks (it has {listed(classes.names)})"
-            for row, names in enumerate(self.answers):
-                places = [] if names is None else [classes.place(name) for name in names]
+            once: dict[tuple[str, ...], list[int | None]] = {}
+            for row, found in enumerate(self.answers):
+                names = () if found is None else tuple(found)
+                places = once.get(names)
+                if places is None:
+                    places = once[names] = [classes.place(name) for name in names]
                 if None in places:
                     unknown = names[places.index(None)]
                     self.table.reject(row, f"has label {shown(unknown)}{lacking}")

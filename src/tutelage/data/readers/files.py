@@ -7,14 +7,18 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tutelage.data import mapped
 from tutelage.data.readers.delimited import read_delimited
-from tutelage.data.readers.rows import read_rows
-from tutelage.data.readers.table import FileTable
-from tutelage.errors import TutelageError
+from tutelage.data.readers.rows import read_rows, stream_rows
+from tutelage.data.readers.table import Cells, FileTable
+from tutelage.errors import TutelageError, out_of_memory
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
@@ -40,6 +44,9 @@ SWITCHES = {
     re.compile(r"\x1b\$[@B]"): "ISO-2022-JP",
 }
 """Encodings in which text is ASCII, by the escape sequences that switch to another character set."""
+
+PACKED_SIZE = 8
+"""How many times as large the content of a .gz file may be."""
 
 PACKED = "unpack it, and give what is in it"
 OBJECT = "load it in Python with {}, and give the object as train, dev or unlabeled, or save it with to_parquet"
@@ -77,7 +84,7 @@ def read_texts(path: Path, column: str = "text") -> list[str]:
     table = read_table(path, (column,)) if ending_of(path) in TABLES else read_lines(path)
     texts = table.texts("text" if ending_of(path) == ".txt" else column, "text")
     table.kept(skip=False)
-    return texts
+    return list(texts)
 
 
 def ending_of(path: Path) -> str:
@@ -108,6 +115,10 @@ def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True, *, w
         if not header:
             raise TutelageError(f"{path} names its columns; leave out --no-header")
         return _read_parquet(path, () if whole else wanted)
+    if ending == ".jsonl" and wanted and not whole and is_large(path):
+        streamed = stream_rows(path, partial(lines_of, path), header)
+        if streamed is not None:
+            return streamed
     text, notes = read_text(path)
     if ending in (".csv", ".tsv"):
         table = read_delimited(path, text, "\t" if ending == ".tsv" else ",", wanted, header)
@@ -126,6 +137,8 @@ def read_lines(path: Path) -> FileTable:
     _check_file(path)
     if ending_of(path) != ".txt":
         raise TutelageError(_of_other_kind(path, (".txt", *TABLES)))
+    if is_large(path) and (numbers := _numbered(path)) is not None:
+        return FileTable(path, {"text": Cells(partial(_filled, path))}, len(numbers), lines=numbers)
     text, notes = read_text(path)
     if "\n" not in text:
         text = text.replace("\r", "\n")
@@ -134,6 +147,50 @@ def read_lines(path: Path) -> FileTable:
         raise TutelageError(f"{path} is empty; give a file with rows")
     numbers, lines = zip(*found, strict=True)
     return FileTable(path, {"text": list(lines)}, len(lines), lines=numbers, notes=notes)
+
+
+def is_large(path: Path) -> bool:
+    """Whether a text file is read piece by piece: it is large, and by its beginning UTF-8."""
+    with suppress(OSError, EOFError, zlib.error):
+        packed = path.name.lower().endswith(".gz")
+        if path.stat().st_size * (PACKED_SIZE if packed else 1) <= mapped.IN_MEMORY:
+            return False
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+            begin = file.read(4096)
+        mark = next((name for mark, name in MARKS.items() if begin.startswith(mark)), "utf-8")
+        return mark == "utf-8" and not begin.startswith(tuple(OTHERS)) and begin.count(0) <= len(begin) // 4
+    return False
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file (also with .gz), without their ends.
+
+    Raises:
+        ValueError: it is not UTF-8, or has the escape sequences of ISO-2022.
+        OSError: it cannot be read.
+    """
+    with (gzip.open if path.name.lower().endswith(".gz") else open)(
+        path, "rt", encoding="utf-8-sig", newline="\n"
+    ) as file:
+        for line in file:
+            if "\x1b$" in line:
+                raise ValueError("escape sequences")
+            yield line.removesuffix("\n")
+
+
+def _numbered(path: Path) -> Sequence[int] | None:
+    """The numbers of the lines that are not blank; ``None`` for a file that must be read whole: it is not UTF-8 or damaged, or has
+    no line ends but those of old Macs, or nothing else."""
+    try:
+        numbers = array("q", (number for number, line in enumerate(lines_of(path), 1) if line.strip()))
+    except (OSError, EOFError, zlib.error, ValueError):
+        return None
+    return numbers if len(numbers) > 1 else None
+
+
+def _filled(path: Path) -> Iterator[str]:
+    """The lines that are not blank."""
+    return (line.removesuffix("\r") for line in lines_of(path) if line.strip())
 
 
 def read_text(path: Path) -> tuple[str, list[str]]:
@@ -250,25 +307,51 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> FileTable:
     """Of the wanted columns if it has all, else of all; classes of ``datasets`` by their names."""
     import pyarrow.parquet as parquet
 
-    try:
-        with parquet.ParquetFile(path) as file:
-            names = list(file.schema_arrow.names)
-            single = [name for name in names if names.count(name) == 1]
-            chosen = list(wanted) if wanted and set(wanted) <= set(single) else single
-            read = file.read(columns=chosen)
-            columns = {name: read.column(name).to_pylist() for name in chosen}
-            about, count = file.schema_arrow.metadata or {}, read.num_rows
-    except Exception as error:  # those of Arrow and Python, of many types
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise TutelageError(f"{path} is not a sound .parquet file ({reason[:300]}); write it again") from None
+    with _sound(path), parquet.ParquetFile(path) as file:
+        names, about, groups = list(file.schema_arrow.names), file.schema_arrow.metadata or {}, file.metadata
+        count, size = groups.num_rows, sum(groups.row_group(i).total_byte_size for i in range(groups.num_row_groups))
+        single = [name for name in names if names.count(name) == 1]
+        chosen = list(wanted) if wanted and set(wanted) <= set(single) else single
+        large = bool(wanted) and size + mapped.STRING * count > mapped.IN_MEMORY
+        read = file.read(columns=[] if large else chosen)
+        columns: dict[str, Any] = {} if large else {name: read.column(name).to_pylist() for name in chosen}
     if not count:
         raise TutelageError(f"{path} has no rows; give a file with rows")
-    for name, feature in _features(about).items():
-        if name in columns and (classes := _classes(feature)):
-            columns[name] = [named(value, classes) for value in columns[name]]
+    classes = {name: found for name, feature in _features(about).items() if (found := _classes(feature))}
+    for name in chosen:
+        if large:
+            columns[name] = Cells(partial(_cells, path, name, classes.get(name)))
+        elif name in classes:
+            columns[name] = [named(value, classes[name]) for value in columns[name]]
     repeated = frozenset(name for name in names if names.count(name) > 1)
     columns |= {name: [None] * count for name in names if name not in columns and name not in repeated}
     return FileTable(path, columns, count, repeated=repeated)
+
+
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """Turn what Arrow says of a file in the block into one line."""
+    try:
+        yield
+    except Exception as error:  # those of Arrow and Python, of many types
+        if out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise TutelageError(f"{path} is not a sound .parquet file ({reason[:300]}); write it again") from None
+
+
+def _cells(path: Path, name: str, classes: Sequence[str] | None) -> Iterator[Any]:
+    """A column of a Parquet file, read piece by piece; ``classes`` name its numbers.
+
+    Raises:
+        TutelageError: the file is damaged.
+    """
+    import pyarrow.parquet as parquet
+
+    with _sound(path), parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
+        for batch in file.iter_batches(1024, columns=[name], use_threads=False):
+            values = batch.column(0).to_pylist()
+            yield from values if classes is None else (named(value, classes) for value in values)
 
 
 def _features(about: dict[bytes, bytes]) -> dict[str, Any]:

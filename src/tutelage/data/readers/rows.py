@@ -6,12 +6,17 @@ The standard library parses them. Arrow's reader, which datasets uses, ends the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tutelage.data.readers.table import FileTable, listed, shown
+from tutelage.data.readers.table import Cells, FileTable, listed, shown
 from tutelage.errors import TutelageError
+
+NUMBERED = "with --no-header columns are numbers: --text 0 --label 1"
 
 
 def parsed(text: str) -> Any:
@@ -71,6 +76,61 @@ def read_rows(path: Path, text: str, wanted: Sequence[str], header: bool) -> Fil
     return _of_rows(path, rows, lines, bad, header)
 
 
+def stream_rows(path: Path, read: Callable[[], Iterator[str]], header: bool) -> FileTable | None:
+    """The table of a large file with a row in each line. Its cells are read when they are asked for, by a pass over the file for
+    each column.
+
+    Args:
+        path: For messages.
+        read: Begins to read the file's lines; raises ``ValueError``, ``OSError``, ``EOFError`` or ``zlib.error`` where it cannot.
+        header: As in :func:`read_rows`.
+
+    Returns:
+        ``None`` for a file that must be read whole: it has one line alone, begins with another line than a row, has mostly rows of
+        the other kind, or cannot be read.
+    """
+    kind, what = (dict, "an object") if header else (list, "a list")
+    names, lines, bad, strange = dict[str, None](), array("q"), dict[int, str](), 0
+    try:
+        for number, row, why in _rows_in(read()):
+            if why is not None:
+                bad[len(lines)] = f"is not JSON ({why})"
+            elif not isinstance(row, kind):
+                bad[len(lines)] = f"is {shown(row)}, not {what}"
+                strange += isinstance(row, list | dict)
+            else:
+                names |= dict.fromkeys(row if isinstance(row, dict) else map(str, range(len(row))))
+            if 0 in bad:
+                return None
+            lines.append(number)
+    except (OSError, EOFError, zlib.error, ValueError):
+        return None
+    if len(lines) < 2 or 2 * strange > len(lines):
+        return None
+
+    def cells(name: str) -> Iterator[Any]:
+        for _, row, _ in _rows_in(read()):
+            if not isinstance(row, kind):
+                yield None
+            elif isinstance(row, dict):
+                yield row.get(name)
+            else:
+                yield row[int(name)] if int(name) < len(row) else None
+
+    columns = {name: Cells(partial(cells, name)) for name in names}
+    return FileTable(path, columns, len(lines), lines=lines, bad=bad, hint="" if header else NUMBERED)
+
+
+def _rows_in(lines: Iterator[str]) -> Iterator[tuple[int, Any, str | None]]:
+    """For each line that is not blank its number, its value, and why it has none."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield number, parsed(line), None
+            except ValueError as error:
+                yield number, None, _reason(error)
+
+
 def _reason(error: ValueError) -> str:
     return error.msg if isinstance(error, json.JSONDecodeError) else str(error).partition(";")[0]
 
@@ -98,8 +158,7 @@ def _of_rows(path: Path, rows: Sequence[Any], lines: list[int] | None, bad: dict
             if column is None:
                 column = columns[str(name)] = [None] * len(rows)
             column[number] = value
-    hint = "" if header else "with --no-header columns are numbers: --text 0 --label 1"
-    return FileTable(path, columns, len(rows), lines=lines, bad=bad, hint=hint)
+    return FileTable(path, columns, len(rows), lines=lines, bad=bad, hint="" if header else NUMBERED)
 
 
 def _of_dict(path: Path, tree: Mapping[str, Any], wanted: Sequence[str], header: bool) -> FileTable | None:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tutelage.data.mapped import held
 from tutelage.errors import TutelageError
 
 NAMED = 3
 """Bad rows that an error names; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A column of a large file, which is read anew whenever somebody iterates over it."""
+
+    read: Callable[[], Iterator[Any]]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.read()
 
 
 @dataclass
@@ -19,8 +31,8 @@ class FileTable:
     """The rows of a file, good and bad ones: a row keeps its number whatever is left out."""
 
     path: Path
-    columns: dict[str, list[Any]]
-    """Cells by the column's name, all lists of equal length. Cells of unreadable rows are None."""
+    columns: dict[str, Any]
+    """Cells by the column's name: lists of equal length, or :class:`Cells`. Cells of unreadable rows are None."""
     count: int
     """Rows."""
     lines: Sequence[int] | None = None
@@ -42,7 +54,7 @@ class FileTable:
         """Mark a row as bad; the first reason counts."""
         self.bad.setdefault(row, why)
 
-    def column(self, name: str, role: str) -> list[Any]:
+    def column(self, name: str, role: str) -> Iterable[Any]:
         """The cells of a column.
 
         Raises:
@@ -53,7 +65,8 @@ class FileTable:
         if name in self.repeated:
             raise TutelageError(f"{self.path} has several columns {name!r}; rename all but one")
         if name in self.columns:
-            return self.columns[name]
+            cells: Iterable[Any] = self.columns[name]
+            return cells
         names = list(self.columns)
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         remedy = f"did you mean {near[0]!r}?" if near else self.hint or f"set {role} to one of them"
@@ -64,18 +77,22 @@ class FileTable:
             )
         raise TutelageError(f"{self.path} has no column {name!r} for {role}: its columns are {listed(names)}; {remedy}")
 
-    def texts(self, name: str, role: str) -> list[str]:
+    def texts(self, name: str, role: str) -> Sequence[str]:
         """A column of texts, ``""`` in bad rows; a row without a text is bad.
 
         Raises:
             TutelageError: as :meth:`column`.
+            OSError: they are large, and the disk refuses.
         """
-        found = []
-        for row, value in enumerate(self.column(name, role)):
-            if (why := _unlike_text(value)) is not None:
-                self.reject(row, f"has {why} {role}")
-            found.append("" if why is not None else str(value))
-        return found
+        cells = self.column(name, role)
+
+        def checked() -> Iterator[str]:
+            for row, value in enumerate(cells):
+                if (why := _unlike_text(value)) is not None:
+                    self.reject(row, f"has {why} {role}")
+                yield "" if why is not None else str(value)
+
+        return held(checked())
 
     def check(self, skip: bool) -> None:
         """See that rows can be used: all of them, or with ``skip`` any.
@@ -96,16 +113,17 @@ class FileTable:
         if not skip:
             raise TutelageError(f"{self.path}: {self._named()}; correct it, or leave it out with --skip-bad-rows")
 
-    def kept(self, skip: bool) -> list[int]:
+    def kept(self, skip: bool) -> Sequence[int]:
         """The good rows; a note says how many others are left out.
 
         Raises:
             TutelageError: as :meth:`check`.
         """
         self.check(skip)
-        if self.bad:
-            self.notes.append(f"left out {len(self.bad):,} of {self.count:,} rows: {self._named()}")
-        return [row for row in range(self.count) if row not in self.bad]
+        if not self.bad:
+            return range(self.count)
+        self.notes.append(f"left out {len(self.bad):,} of {self.count:,} rows: {self._named()}")
+        return array("q", (row for row in range(self.count) if row not in self.bad))
 
     def _named(self) -> str:
         first = [f"{self.place(row)} {why}" for row, why in sorted(self.bad.items())[:NAMED]]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tutelage import anatomy
 from tutelage.anatomy import Head
-from tutelage.data.examples import Encoded, Examples, Rows
+from tutelage.data.examples import Encoded, Examples, RowFinder, Rows
 from tutelage.data.labels import unnamed
 from tutelage.data.texts import Texts, rows_of
 from tutelage.data.tokenizers import fitted_tokenizer, tokenizer_fingerprint
@@ -77,9 +77,9 @@ def gather(scene: Scene) -> Members:
     columns = [columns_of(scene, source.config, name) for source, name in zip(sources, names, strict=True)]
     known: dict[tuple[str, ...], Read] = {}
     _check_stages(scene, team, sources, columns, known)
-    row_of = {name: row for row, name in enumerate(every.ids)}
-    rows = {part: np.array([row_of[name] for name in texts.examples.ids]) for part, texts in task.parts.items()}
-    rows["held_out"] = np.array([row_of[name] for name in task.held.examples.ids])
+    among = RowFinder(every.ids)
+    rows = {part: among.of(texts.examples.ids) for part, texts in task.parts.items()}
+    rows["held_out"] = among.of(task.held.examples.ids)
     tables: dict[str, list[Tensor]] = {part: [] for part in (*rows, *task.dev)}
     read = task.knowledge.encoded  # all teachers have as many answers
     starts = np.concatenate([[0], np.cumsum(read.logit_rows)])
