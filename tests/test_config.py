@@ -91,7 +91,7 @@ def test_a_setting_may_be_a_list() -> None:
         ("stages.prediction.temperature=.inf", "a finite number"),
         ("stages.prediction.weight=.nan", "a finite number"),
         ("stages.prediction.weight=1e300", "less than or equal to 1000000"),
-        ("stages.prediction.lr=fast", "valid number"),
+        ("stages.prediction.lr=fast", "lr: give a number, or 'auto'"),
         ("mixed_precision=fp8", "'no', 'bf16', 'fp16' or 'auto'"),
     ],
 )

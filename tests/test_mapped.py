@@ -73,9 +73,10 @@ def test_a_spool_is_the_concatenation_of_its_pieces(limit: int, monkeypatch: pyt
     for piece in pieces:
         flat.add(piece)
         rows.add(np.stack([piece, -piece], axis=1))
-    np.testing.assert_array_equal(flat.done(), np.concatenate(pieces))
-    np.testing.assert_array_equal(rows.done(), np.stack([flat.done(), -flat.done()], axis=1))
-    assert Spool(np.int8, 3).done().shape == (0, 3) and flat.done().dtype == np.int32
+    numbers = flat.done()
+    np.testing.assert_array_equal(numbers, np.concatenate(pieces))
+    np.testing.assert_array_equal(rows.done(), np.stack([numbers, -numbers], axis=1))
+    assert Spool(np.int8, 3).done().shape == (0, 3) and numbers.dtype == np.int32
 
 
 def test_a_missing_folder_for_large_files_is_one_line(

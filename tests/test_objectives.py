@@ -123,7 +123,7 @@ def test_projections_where_widths_differ(project: str, names: list[str]) -> None
             "cannot divide the widths 24 and 32; use relation_heads=8$",
         ),
         ([FirstToken(project="none")], shape(2, hidden=16), "project=none cannot compare"),
-        ([FirstToken()], shape(1), "leaves a student of 1 layer"),
+        ([FirstToken()], shape(1), "a student of 1 layer\\(s\\) has no other"),
         ([Hidden(project="none")], shape(2, hidden=16), "project=none cannot compare"),
         ([HardLabels(weight=0)], shape(2), "no term with a weight above 0"),
         ([FirstToken()], replace(shape(4), family="gpt2"), "in a gpt2 it sees no other token"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -231,7 +232,9 @@ def test_terms_are_said_right_after_the_first_step(tokenizer) -> None:
     assert all(f"loss {one['loss']:.3g}, gradient {one['gradient']:.3g}" in said[0] for one in log.first_step.values())
     (warning,) = said[1:]
     assert warning.startswith("warning: In the first step of stage all the gradient of hidden states is ")
-    assert "(--set stages.all.hidden.weight=...)" in warning
+    weight = re.search(r"--set stages.all.hidden.weight=(\S+)", warning)
+    norms = [one["gradient"] for one in log.first_step.values()]
+    assert weight and float(weight[1]) == pytest.approx(min(norms) / log.first_step["hidden"]["gradient"], rel=0.05)
     alone = list[str]()
     learn(tokenizer, tiny_stage(objective=[HardLabels()]), say=alone.append)
     assert not alone

@@ -8,7 +8,6 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, is_dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -415,10 +414,22 @@ def _methods(rows: list[MethodRow]) -> None:
 
 
 def _series(rows: Iterable[tuple[str, ...]]) -> Iterator[list[str]]:
-    """The rows; neighbours that differ in their numbers alone, such as a stage for each layer, as one: ``layer_1 to 24``."""
-    for _, neighbours in groupby(rows, key=lambda row: [re.sub(r"\d+", "", cell) for cell in row]):
-        first, *_, last = [*neighbours] * 2
-        yield [_from_to(*cells) for cells in zip(first, last, strict=True)]
+    """The rows; where numbers count up from one to the next and all else is the same, such as in stages for each layer, one:
+    ``layer_1 to 24``."""
+    series: list[tuple[str, ...]] = []
+    for row in [*rows, ()]:
+        if series and not (row and _next(series[-1], row)):
+            yield [_from_to(*cells) for cells in zip(series[0], series[-1], strict=True)]
+            series = []
+        series.append(row)
+
+
+def _next(before: tuple[str, ...], row: tuple[str, ...]) -> bool:
+    """Whether a row is the one before with numbers that are one more, or the same."""
+    if [re.sub(r"\d+", "#", cell) for cell in before] != [re.sub(r"\d+", "#", cell) for cell in row]:
+        return False
+    pairs = zip(re.findall(r"\d+", " ".join(before)), re.findall(r"\d+", " ".join(row)), strict=True)
+    return {int(after) - int(first) for first, after in pairs} in ({1}, {0, 1})
 
 
 def _from_to(first: str, last: str) -> str:

@@ -432,7 +432,8 @@ def rows_among(examples: Examples, keys: Collection[str]) -> npt.NDArray[np.bool
 
 def contents(examples: Examples) -> Iterator[str]:
     """A name for what each example says: ids count rows, which another file has too."""
-    for text, pair in zip(examples.texts, examples.pairs or repeat(""), strict=False):
+    pairs = repeat("", len(examples)) if examples.pairs is None else examples.pairs
+    for text, pair in zip(examples.texts, pairs, strict=True):
         yield hashlib.blake2b(f"{text}\0{pair}".encode(), digest_size=8).hexdigest()
 
 

@@ -10,6 +10,7 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import IO, Any, overload
 
@@ -30,6 +31,22 @@ AT_ONCE = 256
 def temporary_folder() -> str | None:
     """The folder for large temporary files: ``$TMPDIR``, else ``/var/tmp`` (``/tmp`` may lie in memory); ``None``: the system's."""
     return os.environ.get("TMPDIR") or ("/var/tmp" if os.access("/var/tmp", os.W_OK) else None)
+
+
+def _file() -> IO[bytes]:
+    with _room():
+        return tempfile.TemporaryFile(dir=temporary_folder())  # the caller closes it
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Name the folder in what the disk says."""
+    try:
+        yield
+    except OSError as error:
+        where = temporary_folder() or tempfile.gettempdir()
+        why = f"{error.strerror}: large texts and tokens lie in {where}; set TMPDIR to a folder with room"
+        raise OSError(error.errno, why, where) from None
 
 
 def _map_of(file: IO[bytes], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -59,15 +76,17 @@ class Spool:
         self._bytes += part.nbytes
         if self._bytes > IN_MEMORY:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=temporary_folder())  # noqa: SIM115 (the map closes it)
-            for waiting in self._parts:
-                self._file.write(np.ascontiguousarray(waiting).data)
+                self._file = _file()
+            with _room():
+                for waiting in self._parts:
+                    self._file.write(np.ascontiguousarray(waiting).data)
             self._parts.clear()
 
     def done(self) -> npt.NDArray[Any]:
-        """All pieces as one array; a map of a file where it is large."""
+        """All pieces as one array; a map of a file where it is large. To be called once."""
         if self._file is not None:
-            return _map_of(self._file, self._empty.dtype).reshape(-1, *self._empty.shape[1:])
+            with self._file as file, _room():
+                return _map_of(file, self._empty.dtype).reshape(-1, *self._empty.shape[1:])
         return self._parts[0] if len(self._parts) == 1 else np.concatenate([self._empty, *self._parts])
 
 
@@ -86,7 +105,7 @@ class MappedTexts(Sequence[str]):
             OSError: the disk refuses.
         """
         ends = array("q", [0])
-        with tempfile.TemporaryFile(dir=temporary_folder()) as file:
+        with _file() as file, _room():
             for text in texts:
                 ends.append(ends[-1] + file.write(text.encode("utf-8", "surrogatepass")))
             content = _map_of(file, np.uint8).data

@@ -202,11 +202,9 @@ def changes(theirs: str, ours: str) -> str:
         there, here = dict(_leaves(yaml_value(theirs))), dict(_leaves(yaml_value(ours)))
     except yaml.YAMLError:
         return "its file is damaged"
-    differ = [name for name in {**there, **here} if there.get(name, "nothing") != here.get(name, "nothing")]
-    said = [
-        f"{name}: {there.get(name, 'nothing')!s:.60} there, {here.get(name, 'nothing')!s:.60} here"
-        for name in differ[:3]
-    ]
+    both = {name: (repr(there.get(name, "nothing")), repr(here.get(name, "nothing"))) for name in {**there, **here}}
+    differ = [name for name, (one, other) in both.items() if one != other]
+    said = [f"{name}: {both[name][0]:.60} there, {both[name][1]:.60} here" for name in differ[:3]]
     return "; ".join(said + [f"and {len(differ) - 3} more"] * (len(differ) > 3)) or "written otherwise"
 
 
@@ -295,8 +293,9 @@ def in_one_line(error: ValidationError, name: str | None = None) -> str:
     path = list(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     others = [one for one in every[1:] if one["loc"][:-1] == first["loc"][:-1] and one["input"] is first["input"]]
-    if others and first["type"] == "int_parsing":  # of a setting that is a number or a word
-        path, message = path[:-1], f"give a whole number{''.join(_or(one['msg']) for one in others)}"
+    if others and first["type"] in ("int_parsing", "float_parsing"):  # of a setting that is a number or a word
+        number = "a whole number" if first["type"] == "int_parsing" else "a number"
+        path, message = path[:-1], f"give {number}{''.join(_or(one['msg']) for one in others)}"
     if first["type"] == "extra_forbidden":
         message = "there is no such field"
     given = "" if isinstance(first["input"], dict | list | BaseModel) else f" (given: {first['input']!r:.200})"

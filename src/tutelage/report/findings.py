@@ -120,7 +120,10 @@ def _training(report: TaskReport) -> Iterator[Finding]:
                 kind="training did not help",
                 text=f"The {whose} scored {score_text(stage.best.score)} on the validation split before stage {stage.name}, and "
                 f"at most {score_text(later)} after its epochs: its start was kept.",
-                remedy=f"Lower the learning rate: --set stages.{stage.name}.lr=RATE." if whose == "student" else None,
+                remedy=f"Lower the learning rate (--set stages.{stage.name}.lr=RATE); or, if the teacher learnt texts of the "
+                f"validation split, keep the last epoch (--set stages.{stage.name}.select=last)."
+                if whose == "student"
+                else None,
             )
         if found := one_sided(stage.name, {name: first.model_dump() for name, first in stage.first_step.items()}):
             yield found

@@ -313,7 +313,7 @@ def _line(row: dict[str, Any], part: str) -> bytes:
     try:
         return f"{json.dumps(row, ensure_ascii=False)}\n".encode()
     except (TypeError, ValueError, RecursionError):
-        reasons = {name: _unwritable([value]) for name, value in row.items()}
+        reasons = {name: _unwritable([name, value]) for name, value in row.items()}
         name, reason = next((name, reason) for name, reason in reasons.items() if reason is not None)
         raise TutelageError(
             f"{part} has a column {name!r} that cannot be written as JSON ({reason}); give texts and plain labels"
@@ -417,7 +417,7 @@ def _opened(given: Table, part: str, text: str, label: str) -> tuple[list[str], 
 
 def _lazily(dataset: Any, name: str, part: str) -> Cells:
     """A column of a ``datasets.Dataset``, read piece by piece."""
-    column, feature = dataset[name], dataset.features[name]
+    column, feature = dataset.with_format(None)[name], dataset.features[name]
 
     def read() -> Iterator[Any]:
         for start in range(0, len(dataset), 1024):

@@ -503,7 +503,8 @@ class TaskRun:
             made = [m.hook(self.scene, scene, brought[m.kind]) for m in stage.mechanisms]
             return [hook for hook in made if hook is not None]
 
-        trained = not stage.fresh and any(earlier.student_needs.logits for earlier in self.objectives[:index])
+        begun = max((at for at, one in enumerate(self.config.recipe.stages[: index + 1]) if one.fresh), default=0)
+        trained = any(earlier.student_needs.logits for earlier in self.objectives[begun:index])
         return self._work("student", stage, self.student, objective, next(iter(labels), None), teacher, hooks, trained)
 
     def prepare(self, student: PreTrainedModel) -> None:
@@ -557,8 +558,7 @@ class TaskRun:
         # The predictions of a new head are guesses, of which none is kept.
         starts = wanted and stage.select == "best" and (trained or self.factory.answers)
         floor = self.kind.selection_floor(self.data, self.selection.examples) if starts else None
-        feed = self.feed(stage, labels=labels)
-        return StageWork(who, stage, model, objective, feed, teacher, score, hooks, floor)
+        return StageWork(who, stage, model, objective, self.feed(stage, labels=labels), teacher, score, hooks, floor)
 
     def score(self, model: PreTrainedModel) -> float:
         bench = self.bench

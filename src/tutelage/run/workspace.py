@@ -438,7 +438,8 @@ def run_folder(config: RunConfig, resume: bool) -> Path:
         theirs, ours = before.read_text(encoding="utf-8"), to_yaml(with_absolute_paths(config))
         if theirs != ours:
             raise TutelageError(
-                f"{config.out!r} holds a run with other settings ({changes(theirs, ours)}); repeat its own, or give another --out"
+                f"{config.out!r} holds a run with other settings ({changes(theirs, ours)}); repeat the "
+                "command with its settings, or give another --out"
             )
     parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):

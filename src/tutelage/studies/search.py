@@ -255,8 +255,7 @@ def _climb(
             for seed in seeds:
                 config = _config(base, folder, candidate, epochs, students[seed], seed)
                 report = run(config, resume=True, quiet=True, read=read)
-                # Not of the start, which may be better than all epochs: it learnt from no knowledge.
-                scores[seed] = max(float(score) for epoch, score in report["stages"][-1]["scores"] if epoch)
+                scores[seed] = float(report["stages"][-1]["best"]["score"])
                 dev.append(float(report["student"]["score"]))
                 if not last:
                     shutil.rmtree(Path(str(config.out)) / "student", ignore_errors=True)

@@ -44,8 +44,8 @@ def check_folder(folder: Path, file: str, what: str, asked: str | None, beside: 
     if before.exists():
         if asked is not None and (theirs := before.read_text(encoding="utf-8")) != asked:
             raise TutelageError(
-                f"{str(folder)!r} holds a {what} with other settings ({changes(theirs, asked)}); repeat its own, or give another "
-                "--out"
+                f"{str(folder)!r} holds a {what} with other settings ({changes(theirs, asked)}); repeat the command with its "
+                "settings, or give another --out"
             )
     elif folder.is_dir() and {path.name for path in folder.iterdir()} - {FOLDER, LOCK, *beside}:
         raise TutelageError(f"{str(folder)!r} is not empty and holds no {what}; give an empty or new folder to --out")

@@ -194,7 +194,7 @@ class _Training:
         """Train to the end of the stage; the arguments are those of :func:`train`."""
         stage, log = self.stage, self.log
         epochs, _ = stage.schedule
-        lines = _Lines(stage, log, self.hooks, self.total, self.accelerator, report)
+        lines = _LogLines(stage, log, self.hooks, self.total, self.accelerator, report)
         # Where a hook is not done, the start is not yet the kind of model that the stage makes.
         if score is not None and floor is not None and not log.steps and not self._unfinished:
             lines.write(0, self._judge_start(score, floor))
@@ -205,7 +205,9 @@ class _Training:
             if stage.patience is not None and self.without_better >= stage.patience:
                 break
 
-    def _train_epoch(self, lines: _Lines, save: Callable[[checkpoint.State], None], asked: Callable[[], int]) -> None:
+    def _train_epoch(
+        self, lines: _LogLines, save: Callable[[checkpoint.State], None], asked: Callable[[], int]
+    ) -> None:
         """Take the steps of an epoch that are left."""
         stage, feed, epoch = self.stage, self.feed, self.epoch
         self.stepper.begin_epoch([self.seed, _number(stage.name), epoch])
@@ -216,7 +218,7 @@ class _Training:
             last = self.place == len(order) or self.log.steps == self.total
             self._pause(lines, save, asked, line=lines.due and not last)
 
-    def _step(self, names: Rows, lines: _Lines) -> None:
+    def _step(self, names: Rows, lines: _LogLines) -> None:
         log, rank = self.log, self.accelerator.process_index
         place = [self.seed, _number(self.stage.name), self.epoch, self.place, rank]
         seed = int(np.random.SeedSequence(place).generate_state(1)[0])
@@ -227,7 +229,7 @@ class _Training:
         lines.add(losses, len(step.tokens))
 
     def _pause(
-        self, lines: _Lines, save: Callable[[checkpoint.State], None], asked: Callable[[], int], line: bool
+        self, lines: _LogLines, save: Callable[[checkpoint.State], None], asked: Callable[[], int], line: bool
     ) -> None:
         """After a step: write a ``line`` of the log, write a checkpoint if it is time, and end if a signal came.
 
@@ -292,7 +294,7 @@ class _Training:
         self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.student.state_dict().items()}
 
 
-class _Lines:
+class _LogLines:
     """The lines of a stage's log, about one in ``LOG_SECONDS``. Each has the mean losses since the line before."""
 
     def __init__(
