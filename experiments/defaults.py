@@ -90,6 +90,11 @@ GROUPS: dict[str, dict[str, Recipe]] = {
         "heads and neurons of all layers": arm(SOFT, HALF),
         "neurons of all layers": arm(SOFT, Pruned(intermediate=384)),
     },
+    "rates, half of the operations, ten epochs": {
+        "4e-5": arm(SOFT, HALF, epochs=10, lr=4e-5),
+        "1.2e-4": arm(SOFT, HALF, epochs=10, lr=1.2e-4),
+        "3e-4": arm(SOFT, HALF, epochs=10, lr=3e-4),
+    },
     "losses, half of heads and neurons": {
         "labels": arm([HardLabels()], HALF),
         "soft + hard": arm(SOFT, HALF),

@@ -26,7 +26,7 @@ from tutelage.data.config import DataConfig
 from tutelage.methods import METHODS
 from tutelage.report.compared import CompareReport
 from tutelage.report.compared_tables import with_margin
-from tutelage.studies.pages import table
+from tutelage.studies.pages import listed, table
 from tutelage.studies.script import Arguments, Results, before, settings
 
 COMPARED = "finetune,kd,compact,similarity,pkd,alp_kd,ckd,bert_emd,distilbert,tinybert,minilmv2,minimum_knowledge"
@@ -108,7 +108,7 @@ def page(results: Results) -> Results:
         return {
             **values,
             "takeaway": "No run is finished.",
-            **dict.fromkeys(("methods", "contrasts", "metrics", "seeds"), ""),
+            **dict.fromkeys(("methods", "contrasts", "metrics", "seeds", "staged"), ""),
         }
     report = CompareReport.model_validate(results["compare"])
     tasks = [task.name for task in report.tasks]
@@ -133,6 +133,7 @@ def page(results: Results) -> Results:
         if one.verdict != "no difference shown"
     ]
     teachers = {task: f"{found.teacher_score:.3f}" for task, found in zip(tasks, report.tasks, strict=True)}
+    staged = [f"`{method}`" for method in methods if len(METHODS[method]().part("task").stages) > 1]
     clear = sorted({one.arm for one in report.contrasts if one.verdict == "better"})
     said = f"{', '.join(clear)} on at least one task" if clear else "none on any task"
     return {
@@ -146,6 +147,7 @@ def page(results: Results) -> Results:
         "contrasts": table(["task", "method", "gain", "± over seeds", "verdict"], verdicts) if verdicts else "None.",
         "metrics": ", ".join(f"{task.name}: {task.metric}" for task in report.tasks),
         "seeds": len(report.seeds),
+        "staged": listed(staged),
     }
 
 
