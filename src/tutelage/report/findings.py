@@ -261,7 +261,7 @@ def _data(report: TaskReport) -> Iterator[Finding]:
             remedy="Give unlabelled texts of the same kind (--unlabeled FILE): the teacher's predictions are their labels.",
         )
     doubtful = report.student.against_label
-    if doubtful is not None and doubtful > DOUBTFUL and report.teacher is not None:
+    if doubtful is not None and doubtful > DOUBTFUL and report.teacher is not None and not failures(report):
         yield Finding(
             kind="doubtful labels",
             text=f"On {percent(doubtful)} of the evaluation texts student and teacher agree against the label.",
