@@ -119,11 +119,7 @@ def build(
         if source is None:
             raise TutelageError("a copied student needs a teacher or a source to copy from; give --teacher")
         if isinstance(student, Copied):
-            made = copy_layers(source, student, labels)
-            if new is not None and student.family == "distilbert":  # whose head has another form than a BERT's
-                body = f"{made.base_model_prefix}."
-                new[:] = sorted({name.rpartition(".")[0] for name in made.state_dict() if not name.startswith(body)})
-            return made
+            return copy_layers(source, student, labels, new)
         return sharing.shared(copy_layers(source, Copied(layers=student.stored, choose="first"), labels), student)
     if isinstance(student, Gated | Reduced):
         if teacher is None:

@@ -39,10 +39,17 @@ def chosen_layers(student: Copied, depth: int) -> list[int]:
     return [half_up(i * depth, count) for i in range(1, count + 1)]
 
 
-def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]) -> PreTrainedModel:
-    """A shallower copy of ``source``: the chosen layers, and everything outside the layers."""
+def copy_layers(
+    source: PreTrainedModel, student: Copied, labels: dict[str, Any], new: list[str] | None = None
+) -> PreTrainedModel:
+    """A shallower copy of ``source``: the chosen layers, and everything outside the layers. ``new`` gets the names of the parts
+    that are not copied, but random."""
     if student.family == "distilbert":
-        return _as_distilbert(source, student, labels)
+        made = _as_distilbert(source, student, labels)
+        if new is not None:  # its head has another form than a BERT's
+            body = f"{made.base_model_prefix}."
+            new[:] = sorted({name.rpartition(".")[0] for name in made.state_dict() if not name.startswith(body)})
+        return made
     family = anatomy.family_of(source.config)
     if family.derived == "shared":
         raise TutelageError(

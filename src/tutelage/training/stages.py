@@ -69,9 +69,8 @@ def train_stages(
         _shorten(lines, resumed["logged"] if resumed else 0)
     projections: dict[str, Tensor] = resumed["finished.safetensors"] if resumed else {}
     lasting: checkpoint.State = {"finished.safetensors": projections, "kept": resumed["kept"] if resumed else {}}
-    start = 0 if resumed is None else resumed["work"]
-    for index in range(start, count):
-        within = resumed if resumed is not None and index == start else None
+    for index in range(0 if resumed is None else resumed["work"], count):
+        within = resumed if resumed is not None and index == resumed["work"] else None
         work = begin(index, logs)
         work.objective.continue_from(_left(projections, logs))
         begun = within is not None and "log" in within
