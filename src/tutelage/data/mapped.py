@@ -44,9 +44,13 @@ def _room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = temporary_folder() or tempfile.gettempdir()
-        why = f"{error.strerror}: large texts and tokens lie in {where}; set TMPDIR to a folder with room"
-        raise OSError(error.errno, why, where) from None
+        raise _named(error) from None
+
+
+def _named(error: OSError) -> OSError:
+    where = temporary_folder() or tempfile.gettempdir()
+    why = f"{error.strerror}: large texts and tokens lie in {where}; set TMPDIR to a folder with room"
+    return OSError(error.errno, why, where)
 
 
 def _map_of(file: IO[bytes], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -105,12 +109,17 @@ class MappedTexts(Sequence[str]):
             OSError: the disk refuses.
         """
         ends = array("q", [0])
-        with _file() as file, _room():
-            for text in texts:
-                ends.append(ends[-1] + file.write(text.encode("utf-8", "surrogatepass")))
-            content = _map_of(file, np.uint8).data
+        with _file() as file:
+            for text in texts:  # what reading them raises is not said of the temporary file
+                content = text.encode("utf-8", "surrogatepass")
+                try:
+                    ends.append(ends[-1] + file.write(content))
+                except OSError as error:
+                    raise _named(error) from None
+            with _room():
+                mapped = _map_of(file, np.uint8).data
         places = np.frombuffer(ends, dtype=np.int64)
-        return cls(content, places[:-1], places[1:])
+        return cls(mapped, places[:-1], places[1:])
 
     def take(self, rows: npt.NDArray[np.int64] | Sequence[int]) -> MappedTexts:
         """The texts at ``rows``, in that order; nothing is copied."""

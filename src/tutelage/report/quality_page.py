@@ -88,42 +88,35 @@ def confusions(report: TaskReport) -> Section | None:
 
 def disagreements(report: TaskReport) -> Section | None:
     """The texts on which student and teacher differ."""
-    entry = report.disagreements
-    if entry is None or not entry.found:
-        return None
-    return Section(
-        title="Where student and teacher differ",
-        paragraphs=[
-            f"On {count_text(entry.found)} of {count_text(report.data.evaluation)} texts of the evaluation set the student "
-            f"predicts another class than {called(report)}.{_shown(entry)}"
-        ],
-        table=_texts(
-            entry, "Texts on which only the teacher is right first, then those on which the student is surest."
-        ),
+    return _texts(
+        report,
+        report.disagreements,
+        "Where student and teacher differ",
+        f"the student predicts another class than {called(report)}.",
+        "Texts on which only the teacher is right first, then those on which the student is surest.",
     )
 
 
 def doubtful(report: TaskReport) -> Section | None:
     """The texts whose label student and teacher contradict."""
-    entry = report.doubtful
-    if entry is None or not entry.found:
-        return None
-    return Section(
-        title="Where both contradict the label",
-        paragraphs=[
-            f"On {count_text(entry.found)} of {count_text(report.data.evaluation)} texts of the evaluation set student and teacher "
-            f"predict the same class, which is not the label.{_shown(entry)} Either both are wrong, or the label is."
-        ],
-        table=_texts(entry, "Texts on which the teacher is surest first."),
+    return _texts(
+        report,
+        report.doubtful,
+        "Where both contradict the label",
+        "student and teacher predict the same class, which is not the label: either both are wrong, or the label is.",
+        "Texts on which the teacher is surest first.",
     )
 
 
-def _shown(entry: DisagreementsEntry) -> str:
-    return "" if len(entry.listed) == entry.found else f" {len(entry.listed)} are shown."
+def _texts(report: TaskReport, entry: DisagreementsEntry | None, title: str, what: str, order: str) -> Section | None:
+    """A table of texts with their label and what was predicted; None without any.
 
-
-def _texts(entry: DisagreementsEntry, order: str) -> Table:
-    """A table of texts with their label and what was predicted, in an ``order`` that the caption names."""
+    Args:
+        what: What was found on these texts, as the end of a sentence.
+        order: What the caption says of the order.
+    """
+    if entry is None or not entry.found:
+        return None
     rows = []
     for one in entry.listed:
         text = one_line(one.text if one.text_pair is None else f"{one.text} | {one.text_pair}")
@@ -133,12 +126,18 @@ def _texts(entry: DisagreementsEntry, order: str) -> Table:
                 Cell(text=one_line(said), below=percent(share), style="best" if said == one.label else "plain")
             )
         rows.append(Row(name=text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} ...", cells=cells))
-    return Table(
-        caption=f"{order} Below a class its probability; the right class is bold.",
-        head="Text",
-        columns=[Column(title=title, align="text") for title in ("Label", "Student", "Teacher")],
-        rows=rows,
-        searchable=True,
+    which = "" if len(rows) == entry.found else f" {len(rows)} are shown."
+    among = f"On {count_text(entry.found)} of {count_text(report.data.evaluation)} texts of the evaluation set"
+    return Section(
+        title=title,
+        paragraphs=[f"{among} {what}{which}"],
+        table=Table(
+            caption=f"{order} Below a class its probability; the right class is bold.",
+            head="Text",
+            columns=[Column(title=head, align="text") for head in ("Label", "Student", "Teacher")],
+            rows=rows,
+            searchable=True,
+        ),
     )
 
 
