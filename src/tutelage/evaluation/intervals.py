@@ -65,8 +65,7 @@ def paired_difference(ours: Metric, theirs: Metric, examples: int, *, seed: int 
     value = ours(every) - theirs(every)
     if examples < 2:
         return value, None, None
-    low, high = percentiles(resampled(ours, examples, seed=seed) - resampled(theirs, examples, seed=seed))
-    return value, low, high
+    return value, *percentiles(resampled(lambda rows: ours(rows) - theirs(rows), examples, seed=seed))
 
 
 def paired_shares(ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_], *, seed: int = 0) -> Gap:
