@@ -23,7 +23,7 @@ from tutelage import HardLabels, HiddenKnowledge, Recipe, RunConfig, Store
 from tutelage.methods.minimum_knowledge import ROSITA6, minimum_knowledge
 from tutelage.run.run import run
 from tutelage.run.stores import write as write_store
-from tutelage.students.specs import Fresh, Student
+from tutelage.students.specs import Fresh, Pruned, Student
 from tutelage.studies.pages import tabled
 from tutelage.studies.script import Arguments, Results, before, settings, write
 from tutelage.studies.study import folder_name
@@ -46,7 +46,14 @@ ARMS: dict[str, HiddenKnowledge | None] = {
 """``None`` learns without hidden states: from predictions, and in ``plain`` from labels."""
 TIMED = ("none", WIDTH_AT, FULL)
 
-NUMBERS = {"hidden_epochs": 2, "prediction_epochs": 1, "teacher_epochs": 2, "lr": 1e-4, "teacher_lr": 2e-5}
+NUMBERS = {
+    "hidden_epochs": 2,
+    "prediction_epochs": 1,
+    "teacher_epochs": 2,
+    "lr": 1e-4,
+    "teacher_lr": 2e-5,
+    "ranking": 1024,
+}
 PLACES = f"{common.GLUE} --models path/to/models"
 SCRIPT = common.options(__file__, __doc__, "knowledge_of_mpnet", tasks="sst2", places=PLACES, **NUMBERS)
 SCRIPT.add_argument("--models", type=Path, help="folder with mpnet-as-bert")
@@ -66,7 +73,10 @@ def recipe_for(student: str, arm: str, arguments: Arguments) -> Recipe:
         stages = [second.model_copy(update={"epochs": hidden + prediction, "objective": objective})]
     else:
         stages = [first.model_copy(update={"objective": [term], "epochs": hidden, "lr": lr}), second]
-    return recipe.model_copy(update={"student": STUDENTS[student], "stages": stages, "longest": None})
+    made = STUDENTS[student]
+    if isinstance(made, Pruned):  # all texts, as published, would take this teacher longer than the training
+        made = made.model_copy(update={"examples": arguments.ranking})
+    return recipe.model_copy(update={"student": made, "stages": stages, "longest": None})
 
 
 def measure(arguments: Arguments) -> Iterator[Results]:

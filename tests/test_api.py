@@ -355,6 +355,8 @@ def test_sentences_and_questions_in_memory(tmp_path: Path) -> None:
             "train has a column 'label' that cannot be written as JSON (Object of type object",
         ),
         ({"teacher": 3}, "teacher=int is not a model"),
+        ({"student": 3}, "student=int is not a model; give a folder, a hub id or (model, tokenizer)"),
+        ({"student": {"layers": 1}}, "student=dict is no student; write it as 'layers=3', or as Copied(layers=3)"),
         (
             {"mixed_precision": "fp8", "train": "x.csv"},
             "mixed_precision: Input should be 'no', 'bf16', 'fp16' or 'auto'",

@@ -203,7 +203,8 @@ def test_the_names_of_classes_that_can_be_read(folder: Path) -> None:
         ({"num_labels": 10**12}, "num_labels"),
         ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "bitsandbytes"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
-        ({"auto_map": {"AutoModel": "own.Model"}}, "auto_map"),
+        ({"model_type": "own", "auto_map": {"AutoModel": "own.Model"}}, "auto_map"),
+        ({"model_type": ["bert"], "auto_map": {"AutoModel": "own.Model"}}, "auto_map"),
     ],
     ids=lambda given: str(given)[:40] if not isinstance(given, str) or len(given) < 40 else "long",
 )
@@ -213,6 +214,15 @@ def test_configurations_that_are_refused(folder: Path, content: Any, message: st
     else:
         (folder / "config.json").write_text(content)
     assert message in refusal(lambda: load_model(str(folder)))
+
+
+def test_code_beside_a_known_architecture_is_not_run(folder: Path) -> None:
+    """Many repositories keep their own code beside a type that transformers has learnt since."""
+    (folder / "own.py").write_text("raise SystemExit('this code ran')")
+    plain = load_model(str(folder))[0]
+    configured(folder, auto_map={"AutoModelForSequenceClassification": "own.Model", "AutoConfig": "own.Config"})
+    model = load_model(str(folder))[0]
+    assert type(model) is type(plain) and type(model).__module__.startswith("transformers.")
 
 
 # --------------------------------------------------------------------------------------------------------- damaged weights

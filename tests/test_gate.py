@@ -72,7 +72,7 @@ def served(run: Path) -> Path:
     ]
     report = ExportReport(
         tutelage="0.2.0", model=str(run / "student"), out="served", type="bert", kind="classification", labels=["a", "b"],
-        temperature=1.0, opset=20, layers=1, parameters=1, texts=100, source="dev", metric="accuracy", sides=[side, *files],
+        temperature=1.0, opset=20, layers=1, parameters=1, texts=400, source="dev", metric="accuracy", sides=[side, *files],
         notes=[], flags=[], environment={}, weights=weights_in(run / "student"),
     )  # fmt: skip
     folder = run.parent / "served"
@@ -102,6 +102,26 @@ def test_the_bound_decides(limits: dict[str, Any], passed: bool, value: float, b
     (one,) = found.conditions
     assert (one.value, one.bound) == (pytest.approx(value), pytest.approx(bound, abs=1e-4))
     assert one.limit == float(str(next(iter(limits.values()))).removesuffix("ms")) and one.passed is passed
+
+
+@pytest.mark.parametrize(("texts", "bound"), [(4, 1 - 0.6024 / 0.9), (400, 1 - 0.0092 / 0.9)])
+def test_models_that_never_differ_show_nothing_of_texts_that_are_not_there(
+    texts: int, bound: float, run: Path, served: Path
+) -> None:
+    """The bootstrap of no difference is 0 to 0, however few the texts are."""
+    report = load_report(run)
+    assert isinstance(report, TaskReport) and report.teacher is not None
+    report.data.evaluation, same = texts, Difference(value=0.0, low=0.0, high=0.0)
+    student = report.student.model_copy(update={"score": report.teacher.score, "over_teacher": same})
+    (run / REPORT).write_text(report.model_copy(update={"student": student}).model_dump_json())
+    (one,) = api.gate(run, min_retention=0.97).conditions
+    assert one.bound == pytest.approx(bound, abs=1e-3) and one.passed is (texts == 400)
+    export = ExportReport.model_validate_json((served / EXPORT).read_text())
+    side = export.sides[-1].model_copy(update={"change": same})
+    exported = export.model_copy(update={"texts": texts, "sides": [*export.sides[:-1], side]})
+    (served / EXPORT).write_text(exported.model_dump_json())
+    (one,) = api.gate(served, min_retention=0.97).conditions
+    assert one.bound == pytest.approx(2 * bound - 1, abs=1e-3)  # each step may lose as much
 
 
 @pytest.mark.parametrize(
@@ -160,7 +180,7 @@ def test_a_class_without_texts_fails_by_name(run: Path) -> None:
 def test_exit_codes_and_lines(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["gate", str(run / REPORT), "--min-retention", "0.9", "--max-size", "30MB"])  # which ends with 0
     assert capsys.readouterr().out.splitlines() == [
-        "passed: retention 0.978, bound 0.956, limit at least 0.9 (accuracy of the student over the teacher's)",
+        "passed: retention 0.978, bound 0.956, limit at least 0.9 (accuracy of the student over the teacher's, 400 texts)",
         "passed: size_mb 20.000, bound 20.000, limit at most 30 (the student's weights on disk)",
     ]
     with pytest.raises(SystemExit) as stopped:

@@ -14,9 +14,11 @@ from test_cli import invoke
 from tutelage import api
 from tutelage.errors import TutelageError
 from tutelage.report.quality import Difference
+from tutelage.report.words import CARD_FOLDER
 from tutelage.run import push as pushing
 from tutelage.serving.report import REPORT, ExportReport, Side
 from tutelage.serving.timing import Latency
+from tutelage.tasks import KINDS
 
 CARD = "---\nlibrary_name: transformers\npipeline_tag: text-classification\ntags:\n- tutelage\n---\n\n# mine\n\nIt was measured.\n"
 
@@ -91,6 +93,12 @@ def test_nothing_is_uploaded_unless_asked_twice(run: Path, hub: list[Any]) -> No
     assert "Left out: .env, " in out
     code, out, _ = invoke("push", run, "me/small", "--json")
     assert code == 0 and json.loads(out)["uploaded"] is False
+
+
+def test_the_lines_of_python_load_the_repository(run: Path, hub: list[Any]) -> None:
+    usage = KINDS["classification"].usage(json.dumps(CARD_FOLDER))
+    (run / "student" / "README.md").write_text(f"{CARD}\n```python\n{usage}\n```\n")
+    assert 'pipeline("text-classification", model="me/small")' in api.push(run, "me/small").card
 
 
 def test_what_is_uploaded(run: Path, hub: list[Any]) -> None:

@@ -114,10 +114,10 @@ def test_the_folder_serves_without_torch(exported: tuple[Path, ExportReport], tm
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     texts = [text.strip() for text in TEXTS]
 
-    def served(*words: str, stdin: str = "") -> list[dict[str, Any]]:
+    def served(*words: str, stdin: bytes = b"") -> list[dict[str, Any]]:
         found = subprocess.run(
             [sys.executable, str(root / "out" / "serve.py"), *words],
-            env=environment, cwd=tmp_path, input=stdin, capture_output=True, text=True, check=True,
+            env=environment, cwd=tmp_path, input=stdin, capture_output=True, check=True,
         )  # fmt: skip
         return [json.loads(line) for line in found.stdout.splitlines()]
 
@@ -128,7 +128,9 @@ def test_the_folder_serves_without_torch(exported: tuple[Path, ExportReport], tm
         shares = (model(**inputs).logits / 2).softmax(dim=1)  # the temperature of the export
     assert [one["label"] for one in answers] == [LABELS[number] for number in shares.argmax(dim=1)]
     assert [one["score"] for one in answers] == pytest.approx(shares.max(dim=1).values.tolist(), abs=1e-4)
-    assert [set(one) for one in served(stdin="\n".join(texts[:3]))] == [{"label", "score"}] * 3
+    assert [set(one) for one in served(stdin="\n".join(texts[:3]).encode())] == [{"label", "score"}] * 3
+    broken = served(stdin=b"good\ncaf\xe9\nmore\n")  # Latin-1, which ends no service
+    assert ["error" in one for one in broken] == [False, True, False]
 
 
 def test_a_pipeline_of_transformers_says_what_serve_says(

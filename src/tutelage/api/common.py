@@ -167,12 +167,18 @@ def for_epochs(recipe: Recipe, epochs: int | Literal["auto"] | None) -> Recipe:
 
 
 def student_from(student: FilePath | Student | tuple[Any, Any] | None, inputs: Inputs) -> str | Student | None:
-    """A student as text or as its specification; a checkpoint for paths and models."""
-    from tutelage.students.specs import Checkpoint
+    """A student as text or as its specification; a checkpoint for paths and models.
 
-    if isinstance(student, os.PathLike | tuple):
-        return Checkpoint(name=inputs.model(student, "student"))
-    return student
+    Raises:
+        TutelageError: it is none of these.
+    """
+    from tutelage.students.specs import Checkpoint, StudentSpec
+
+    if student is None or isinstance(student, str | StudentSpec):
+        return student
+    if isinstance(student, Mapping):
+        raise TutelageError("student=dict is no student; write it as 'layers=3', or as Copied(layers=3)")
+    return Checkpoint(name=inputs.model(student, "student"))
 
 
 def store_config(

@@ -44,7 +44,7 @@ def card(report: TaskReport) -> str:
         report=report,
         front_matter=Markup(_front_matter(report)),
         name=_name(report),
-        usage=Markup(kind_of(report.kind).usage(json.dumps(folder_name(report.student.name)))),
+        usage=Markup(kind_of(report.kind).usage(json.dumps(words.CARD_FOLDER))),
         predictions=folder_name(report.predictions.file) if report.predictions else None,
         teacher=lead[0] if lead else folder_name(report.teacher.name) if report.teacher else None,
         entries=words.entries(report),

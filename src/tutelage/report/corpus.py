@@ -14,7 +14,7 @@ from tutelage.report.page import LOSSES, REPEAT, STAGES, draw, environment, loss
 from tutelage.report.references import bibtex
 from tutelage.report.section import Column, Fact, Row, Section, Table
 from tutelage.report.templates import render
-from tutelage.report.words import folder_name
+from tutelage.report.words import CARD_FOLDER, folder_name
 
 USES = {
     "none": "It has no head: fine-tune it on a task, or distil a task into it (--student takes its folder).",
@@ -46,14 +46,13 @@ def page(report: CorpusReport) -> str:
 
 def card(report: CorpusReport) -> str:
     """The student's README.md."""
-    folder = Path(report.student.name).parent.name
     return render(
         "corpus.md.jinja",
         report=report,
-        name=folder,
+        name=Path(report.student.name).parent.name,
         teacher=folder_name(report.teacher.name) if report.teacher else None,
         auto=CLASSES[report.predicts],
-        model=Markup(json.dumps(folder + "/student")),
+        model=Markup(json.dumps(CARD_FOLDER)),
         rows=_losses(report),
         verdict=verdict(report),
         use=USES[report.predicts],

@@ -49,6 +49,10 @@ def stages_text(names: Sequence[str]) -> str:
     return f"stage{'s' if len(names) > 1 else ''} {listed(names)}"
 
 
+CARD_FOLDER = "path/to/this/folder"
+"""The model in a card's lines of Python. ``tutelage push`` puts the repository there."""
+
+
 def folder_name(name: str) -> str:
     """The last part of an absolute path, whose other parts tell others nothing; any other name as it is."""
     return Path(name).name if Path(name).is_absolute() else one_line(name)

@@ -161,17 +161,18 @@ def _report(file: Path, export: ExportReport | None) -> TaskReport:
 
 
 def _retention(report: TaskReport, export: ExportReport | None, limit: float) -> Condition:
-    """The student's score over the teacher's; its bound is that of the difference, over the teacher's score."""
+    """The student's score over the teacher's; its bound is that of the difference (:func:`_low`), over the teacher's score."""
     teacher, over = report.teacher, report.student.over_teacher
     if teacher is None or over is None or teacher.score <= 0:
         raise TutelageError(
             "the report compares the student with no teacher's score (trained without a teacher, a score of 0 or below, or by an "
             f"older version); leave out {option('min_retention')}, or repeat the run"
         )
+    texts = report.data.evaluation // len(report.student.scores)  # the difference is that of one part
     value, low, of = (
         report.student.score,
-        teacher.score + _low(over, "evaluation set"),
-        f"{report.metric} of the student over the teacher's",
+        teacher.score + _low(over, texts, "evaluation set"),
+        f"{report.metric} of the student over the teacher's, {texts:,} texts",
     )
     if export is not None:
         side = export.sides[-1]
@@ -183,23 +184,27 @@ def _retention(report: TaskReport, export: ExportReport | None, limit: float) ->
         # Both ends are those of 95 % intervals: their sum lies below the whole change at least as often.
         value, low, of = (
             value + side.change.value,
-            low + _low(side.change, "set of texts that the export was checked on"),
-            f"{report.metric} of {side.file} over the teacher's",
+            low + _low(side.change, export.texts, "set of texts that the export was checked on"),
+            f"{report.metric} of {side.file} over the teacher's, {min(texts, export.texts):,} texts",
         )
     return Condition(
         name="retention", value=value / teacher.score, bound=low / teacher.score, limit=limit, at_least=True, of=of
     )
 
 
-def _low(difference: Difference, where: str) -> float:
-    """The lower end of an interval.
+def _low(difference: Difference, texts: int, where: str) -> float:
+    """The lower end of the interval of a difference on so many texts.
+
+    The bootstrap resamples the texts that there are. A kind of text that none of them is, but up to 3.7 in ``texts`` others are
+    (the exact upper bound of a share that was met 0 times), may be lost whole: the end lies at least so far below the difference.
+    Where the models never differ, and every resample says 0, that is the exact bound for accuracy.
 
     Raises:
         TutelageError: there is none.
     """
     if difference.low is None:
         raise TutelageError(f"the {where} has a single example, which has no interval; repeat with more examples")
-    return difference.low
+    return min(difference.low, difference.value - most_share(0, texts, CONFIDENCE))
 
 
 def _class_drop(report: TaskReport, limit: float) -> Condition:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from tutelage.anatomy.checkpoints import COMPANIONS, HUB_ID, PACKED, near
 from tutelage.errors import TutelageError, last_reason, option
 from tutelage.report.cascade import CASCADE
 from tutelage.report.templates import render
-from tutelage.report.words import folder_name
+from tutelage.report.words import CARD_FOLDER, folder_name
 from tutelage.serving.report import REPORT, ExportReport, load_export
 from tutelage.tasks import kind_of
 
@@ -67,7 +68,7 @@ def push(
         )
     if with_report and place.name == "student":  # the reports of its run lie beside it
         files |= {name: place.parent / name for name in REPORTS[1:] if (place.parent / name).is_file()} | files
-    card, notes = _card(place, language, license, datasets, examples)
+    card, notes = _card(place, repo, language, license, datasets, examples)
     sizes = {CARD: len(card.encode()), **{name: path.stat().st_size for name, path in files.items()}}
     if yes:
         _upload(repo, {CARD: card.encode(), **{name: str(path) for name, path in files.items()}}, public)
@@ -101,9 +102,15 @@ def _upload(repo: str, files: dict[str, bytes | str], public: bool) -> None:
 
 
 def _card(
-    place: Path, language: Sequence[str], license: str | None, datasets: Sequence[str], examples: Sequence[str]
+    place: Path,
+    repo: str,
+    language: Sequence[str],
+    license: str | None,
+    datasets: Sequence[str],
+    examples: Sequence[str],
 ) -> tuple[str, list[str]]:
-    """The card in the folder, or a plain one, with what is asked for and with the exported files; and what it lacks."""
+    """The card in the folder, or a plain one, with what is asked for and with the exported files; and what it lacks. Its lines of
+    Python load the repository."""
     for name, values, form in (
         ("language", language, r"[a-z]{2,3}(-[A-Za-z0-9]+)*|multilingual|code"),
         ("license", [license] if license else [], r"[a-z0-9][a-z0-9.-]*"),
@@ -127,7 +134,7 @@ def _card(
         second = "context" if data.get("pipeline_tag") == "question-answering" else "text_pair"
         pairs = [one.partition("\t") for one in examples]
         data["widget"] = [{"text": text, **({second: pair} if tab else {})} for text, tab, pair in pairs]
-    body = card.text.strip()
+    body = card.text.strip().replace(json.dumps(CARD_FOLDER), json.dumps(repo))
     if report is not None:
         body += "\n\n" + render("export.md.jinja", report=report, source=folder_name(report.source)).strip()
     fields = {"language": "language", "license": "license", "dataset": "datasets"}

@@ -67,6 +67,8 @@ class Model:
     def answer(self, text: str, pair: str | None = None) -> dict[str, Any]:
         """The answer to a text, or to a pair of texts."""
         form, labels, heat = self.about["answer"], self.about["labels"], self.about["temperature"]
+        if any("\ud800" <= character <= "\udfff" for character in text + (pair or "")):
+            return {"error": "the text is not UTF-8"}
         if form == "span" and not (pair or "").strip():
             return {"error": "a question needs its context, after a tab"}
         encodings = self.encodings(text, pair)
@@ -134,6 +136,8 @@ def texts(given: list[str]) -> Iterator[tuple[str, str | None]]:
 
 
 if __name__ == "__main__":
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     folder, words = Path(__file__).parent, sys.argv[1:]
     files = [words.pop(0)] if words and words[0].endswith(".onnx") else ["model.int8.onnx", "model.onnx"]
     path = next((folder / name for name in files if (folder / name).exists()), None)

@@ -137,7 +137,9 @@ def setting_of(name: str, key: str) -> Any:
 
 def _check_loadable(name: str, tree: dict[str, Any]) -> None:
     """Refuse what needs code of the model's repository, is quantised, or is no model of transformers."""
-    if tree.get("auto_map"):
+    kind = tree.get("model_type")
+    known = isinstance(kind, str) and kind in CONFIG_MAPPING
+    if tree.get("auto_map") and not known:  # of a type that transformers knows its own code is used
         raise TutelageError(
             f"the model {name!r} needs code from its repository (auto_map in its config.json), which is not run here; use a "
             "model whose architecture is part of transformers"
@@ -148,12 +150,11 @@ def _check_loadable(name: str, tree: dict[str, Any]) -> None:
             f"the weights of the model {name!r} are quantised ({method or 'quantization_config in its config.json'}) and cannot "
             "be trained or copied; use the model that they were made from"
         )
-    kind = tree.get("model_type")
     if not isinstance(kind, str):
         raise TutelageError(
             f"config.json of the model {name!r} has no model_type; add that of its family, such as bert or roberta"
         )
-    if kind not in CONFIG_MAPPING:
+    if not known:
         raise TutelageError(
             f"the model {name!r} has model_type {kind!r}, which transformers {transformers.__version__} does not know; correct "
             f"config.json, or use one of {', '.join(sorted(anatomy.FAMILIES))}, or another classification model of transformers"
