@@ -297,9 +297,9 @@ def about_run(config: RunConfig, report: Results) -> Results:
     with bench(quiet=True) as desk:
         run = TaskRun(desk, config, sketch=True)
         model = load_model(str(Path(str(config.out)) / "student"), "classes")[0]
-        logits = desk.predict(model, run.selection.student, "selection")
-    scores = run.kind.scores(run.data, logits, run.selection)
-    return {"selection": float(scores[run.data.metrics[0]]), "metric": report["metric"]}
+        logits = desk.predict(model, run.texts.selection.student, "selection")
+    scores = run.texts.kind.scores(run.texts.data, logits, run.texts.selection)
+    return {"selection": float(scores[run.texts.data.metrics[0]]), "metric": report["metric"]}
 
 
 def task_recipe(arm: str, width: int, rate: float, epochs: int) -> Recipe:

@@ -79,7 +79,7 @@ def test_it_teaches_as_it_answers_alone(family: str, tokenizer, root: Path) -> N
     with bench(quiet=True) as desk:
         task = TaskRun(desk, config)
         assert task.teacher is not None
-        known, texts = task.teacher.on_train("train"), task.parts["train"]
+        known, texts = task.teacher.on_train("train"), task.texts.parts["train"]
         read = texts.teacher or texts.student
         for rows in pieces(np.arange(len(read)), read.lengths, EVALUATION_TOKENS):
             inputs = own(texts.examples.take(rows).texts, padding=True, return_tensors="pt")

@@ -68,18 +68,20 @@ def prepared(config: RunConfig):
 
 def test_variants_of_what_is_held_out_are_not_learnt(teacher_folder: Path, words: Path, tmp_path: Path) -> None:
     setup = prepared(config_for(teacher_folder, tmp_path / "run", small(tinybert()), words))
-    train, augmented = (set(setup.parts[part].examples.ids) for part in ("train", "augmented"))
+    train, augmented = (set(setup.texts.parts[part].examples.ids) for part in ("train", "augmented"))
     assert train < augmented
     new = augmented - train
     # The texts have made-up words with numbers, which stay; the vocabulary leaves some variants equal.
     assert len(new) > len(train)
     assert {name.partition("~")[0] for name in new} <= train
-    held = set(setup.selection.examples.ids)
+    held = set(setup.texts.selection.examples.ids)
     assert held and not held & {name.partition("~")[0] for name in augmented}
-    labels = dict(zip(setup.parts["augmented"].examples.ids, setup.parts["augmented"].examples.labels, strict=True))
+    labels = dict(
+        zip(setup.texts.parts["augmented"].examples.ids, setup.texts.parts["augmented"].examples.labels, strict=True)
+    )
     assert all(labels[name] == labels[name.partition("~")[0]] for name in new)
     again = prepared(config_for(teacher_folder, tmp_path / "run", small(tinybert()), words))
-    assert list(again.parts["augmented"].examples.texts) == list(setup.parts["augmented"].examples.texts)
+    assert list(again.texts.parts["augmented"].examples.texts) == list(setup.texts.parts["augmented"].examples.texts)
 
 
 def test_stages_read_what_they_name(teacher_folder: Path, words: Path, tmp_path: Path) -> None:
@@ -102,13 +104,13 @@ def test_flipped_variants_are_left_out(teacher_folder: Path, words: Path, tmp_pa
     config = config_for(teacher_folder, tmp_path / "run", small(tinybert()), words)
     whole = prepared(config)
     kept = prepared(config.model_copy(update={"data": config.data.model_copy(update={"drop_flipped": True})}))
-    names = kept.parts["augmented"].examples.ids
-    assert len(names) < len(whole.parts["augmented"].examples.ids)
+    names = kept.texts.parts["augmented"].examples.ids
+    assert len(names) < len(whole.texts.parts["augmented"].examples.ids)
     logits = kept.teacher.on_train("augmented")
     assert len(logits) == len(names)
     predicted = dict(zip(names, logits.argmax(1).tolist(), strict=True))
     assert all(predicted[name] == predicted[name.partition("~")[0]] for name in names)
-    assert set(kept.parts["train"].examples.ids) <= set(names)
+    assert set(kept.texts.parts["train"].examples.ids) <= set(names)
 
 
 def test_a_store_knows_variants_by_their_names(

@@ -145,12 +145,12 @@ def test_layers_of_those_are_compared_that_read_the_students_tokens(teacher_fold
         run = TaskRun(place, config, sketch=True)
         both = TaskRun(place, config.model_copy(update={"recipe": recipe}), sketch=True)
     assert "hidden[1, 3, 4] from teacher 1, hidden[1, 2, 3] from teacher 3" in both.plans[0].line()
-    assert [line for line in mapping_lines(both.objectives[0]) if "hidden" in line] == [
+    assert [line for line in mapping_lines(both.objectives.current[0]) if "hidden" in line] == [
         "  hidden states of teacher 1",
         "  hidden states of teacher 3",
     ]
     assert "stage distill leaves out hidden: none of the teachers reads the student's tokens" in run.warnings
-    assert [term.kind for term in run.objectives[0].terms] == ["soft_labels", "hard_labels"]
+    assert [term.kind for term in run.objectives.current[0].terms] == ["soft_labels", "hard_labels"]
     objective = [Hidden(), HardLabels()]
     stage = recipe.stages[0].model_copy(update={"objective": objective, "mechanisms": [Team(combine="average")]})
     strict = recipe.model_copy(update={"stages": [stage]})

@@ -33,8 +33,8 @@ from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.recipe import Stage
 from tutelage.recipes.settings import run_config
 from tutelage.report.model import load_report
+from tutelage.run.loading import feed_of
 from tutelage.run.run import run
-from tutelage.run.task import feed_of
 from tutelage.run.workspace import LOCK, locked
 from tutelage.students.copied import copy_layers
 from tutelage.students.specs import Copied

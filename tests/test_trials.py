@@ -17,6 +17,7 @@ from tutelage import anatomy, api
 from tutelage.artifacts import signed
 from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError
+from tutelage.evaluation import speed
 from tutelage.methods import METHODS
 from tutelage.methods.compact import compact
 from tutelage.methods.finetune import finetune
@@ -30,6 +31,7 @@ from tutelage.report.model import Rise, TaskReport, Trial, load_report
 from tutelage.run import budget, pairing, trials
 from tutelage.run import task as of_tasks
 from tutelage.run.folder import rise_of_run
+from tutelage.run.task_plan import student_flops
 from tutelage.run.workspace import bench
 from tutelage.students.specs import Copied, Fresh
 from tutelage.tasks import kind_of
@@ -194,8 +196,8 @@ def test_the_expected_time_has_the_trials_in_it(
 
     def choosing(run: Any, folder: Path) -> Any:
         with monkeypatch.context() as patch:
-            one_a_second = {"student": {"32": of_tasks.speed.Timing(median=32e3, spread=0.0)}}
-            patch.setattr(of_tasks.speed, "latencies", lambda *given, **how: (one_a_second, 1.0))
+            one_a_second = {"student": {"32": speed.Timing(median=32e3, spread=0.0)}}
+            patch.setattr(speed, "latencies", lambda *given, **how: (one_a_second, 1.0))
             for passes in (trials.passes, lambda run: 0):
                 patch.setattr(trials, "passes", passes)
                 told.append(next(line for line in run.plan().splitlines() if line.startswith("expected time")))
@@ -204,7 +206,7 @@ def test_the_expected_time_has_the_trials_in_it(
         monkeypatch.setattr(trials.loop, "train", train)
         seen.append(trials.passes(run))
         (plan,) = run.plans
-        seen.append(round(plan.steps * plan.stage.batch_size * plan.flops / run._student_flops()))
+        seen.append(round(plan.steps * plan.stage.batch_size * plan.flops / student_flops(run)))
         return found
 
     monkeypatch.setattr(trials, "choose", choosing)
@@ -447,7 +449,8 @@ def test_a_constant_answer_is_never_selected(monkeypatch: pytest.MonkeyPatch) ->
     assert kind.selection_score(data, useful, texts) < kind.selection_score(data, nearly, texts) < floor
     said: list[str] = []
     desk = SimpleNamespace(accelerator=None, display=SimpleNamespace(say=said.append))
-    run = SimpleNamespace(bench=desk, kind=kind, data=data, selection=texts, _told_constant=False)
+    read = SimpleNamespace(kind=kind, data=data, selection=texts)
+    run = SimpleNamespace(bench=desk, texts=read, _told_constant=False)
     for logits, score in ((constant, 0.0), (useful, (0.75 + 4 / 6) / 2)):
         monkeypatch.setattr(of_tasks, "predict", lambda *given, logits=logits, **more: logits)
         assert of_tasks.TaskRun.score(run, None) == pytest.approx(score)  # type: ignore[arg-type]
@@ -492,7 +495,7 @@ def test_trials_are_measured_on_texts_of_all_classes(teacher_folder: Path, tmp_p
         stage = trials.trial_stage(task.config.recipe.stages[-1], 10, taught=True, labels=True)
         assert stage is not None
         kept = trials.ground_of(task, stage).held_out
-    labels = task.selection.examples.labels
+    labels = task.texts.selection.examples.labels
     assert len(kept) == 12 and set(labels[:12]) < set(labels)
     assert set(kept.labels) == set(labels)
 

@@ -131,7 +131,7 @@ def test_the_teachers_logits_are_those_of_the_teacher_alone(teacher: str, studen
     tokenizer = AutoTokenizer.from_pretrained(scene / teacher)
     with bench(quiet=True) as desk:
         task = TaskRun(desk, config_for(scene, "kd", teacher, student))
-        texts = task.parts["train"]
+        texts = task.texts.parts["train"]
         assert texts.teacher is not None and task.teacher is not None
 
         def alone(rows) -> torch.Tensor:
@@ -144,7 +144,7 @@ def test_the_teachers_logits_are_those_of_the_teacher_alone(teacher: str, studen
         known = task.teacher.on_train("train")
         for rows in pieces(np.arange(len(texts.teacher)), texts.teacher.lengths, EVALUATION_TOKENS):
             assert torch.equal(known[rows], alone(rows))
-        needs = task.objectives[0].teacher_needs
+        needs = task.objectives.current[0].teacher_needs
         live = replace_known(task, needs)
         for batch in step_batches(texts.student, np.arange(len(texts.student)), 0, 1, 300):
             assert torch.equal(live.signals(batch).logits, alone(batch.rows.numpy()))
@@ -156,7 +156,7 @@ def replace_known(task: TaskRun, needs):
     from tutelage.teachers.teacher import LiveTeacher
 
     assert task.teacher is not None
-    return LiveTeacher(task.teacher.source.model, needs, task.parts["train"].teacher, Accelerator(cpu=True))
+    return LiveTeacher(task.teacher.source.model, needs, task.texts.parts["train"].teacher, Accelerator(cpu=True))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_loss_counts_the_tokens_that_both_have(scene: Path) -> None:
     """Against the formula in loops over plain transformers' hidden states; the second ``</s>`` is left out."""
     with bench(quiet=True) as desk:
         task = TaskRun(desk, config_for(scene, "distilbert"))
-        texts, plan = task.parts["train"], task.objectives[0]
+        texts, plan = task.texts.parts["train"], task.objectives.current[0]
         live = replace_known(task, plan.teacher_needs)
         bert, mpnet = (AutoModelForSequenceClassification.from_pretrained(scene / name) for name in ("bert", "mpnet"))
         (pairs,) = [mapped for term, mapped in zip(plan.terms, plan.pairs, strict=True) if term.kind == "hidden"]
@@ -194,7 +194,7 @@ def test_a_loss_counts_the_tokens_that_both_have(scene: Path) -> None:
         with torch.no_grad():
             ours = tap(batch.inputs)
         value = Hidden(loss="mse").value(
-            Comparison(ours, live.signals(batch), batch, task.kind, pairs, [], torch.nn.ModuleDict())
+            Comparison(ours, live.signals(batch), batch, task.texts.kind, pairs, [], torch.nn.ModuleDict())
         )
         live.close()
         tap.close()
@@ -240,10 +240,10 @@ def test_a_store_says_what_the_running_teacher_says(keep: str, swapped: bool, sc
         task = TaskRun(desk, config)
         assert task.teacher is not None
         task.teacher.write_store()
-        stage, needs = task.config.recipe.stages[0], task.objectives[0].teacher_needs
+        stage, needs = task.config.recipe.stages[0], task.objectives.current[0].teacher_needs
         assert task.teacher.answers(stage, needs) == "store"
         stored, live = task.teacher.teacher_for(stage, "train", needs), replace_known(task, needs)
-        texts = task.parts["train"].student
+        texts = task.texts.parts["train"].student
         for batch in step_batches(texts, np.arange(len(texts)), 0, 1, 1):
             theirs, ours = live.signals(batch), stored.signals(batch)
             there = batch.compared.bool()

@@ -367,10 +367,10 @@ def test_both_models_read_the_same_pieces(scene: Path, tmp_path: Path) -> None:
     """Student and teacher read the training texts alike: no tokens are paired, and both have the same pieces."""
     with bench(quiet=True) as desk:
         task = TaskRun(desk, config_for(scene, tmp_path / "a", Copied(layers=2, vocabulary="trimmed"), "pkd"))
-    texts, kept = task.parts["train"], task.factory.vocabulary.kept
+    texts, kept = task.texts.parts["train"], task.factory.vocabulary.kept
     assert texts.teacher is not None and texts.student.partners is None
     assert np.array_equal(kept[texts.student.tokens], texts.teacher.tokens)
-    assert len(task.dev["dev"].student.tokens) > len(task.dev["dev"].teacher.tokens)
+    assert len(task.texts.dev["dev"].student.tokens) > len(task.texts.dev["dev"].teacher.tokens)
 
 
 STUDENTS = [
@@ -396,7 +396,7 @@ def test_every_kind_of_student(spec: StudentSpec, scene: Path, tmp_path: Path) -
             TaskRun(desk, config_for(scene, tmp_path / "a", one, "wid" if spec.init == "inherited" else "kd"))
             for one in (spec, spec.model_copy(update={"vocabulary": "full"}))
         ]
-    inputs = [task.tokenizer(task.data.train.texts[:8], padding=True, return_tensors="pt") for task in tasks]
+    inputs = [task.tokenizer(task.texts.data.train.texts[:8], padding=True, return_tensors="pt") for task in tasks]
     with torch.no_grad():
         # a DistilBERT made of a BERT has a new head
         bodies = [anatomy.base_of(task.student) for task in tasks]

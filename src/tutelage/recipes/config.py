@@ -196,31 +196,6 @@ def to_yaml(config: BaseModel) -> str:
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=120)
 
 
-def changes(theirs: str, ours: str) -> str:
-    """The first settings in which two YAML texts differ, with both values: ``recipe.student.layers: 1 there, 2 here``."""
-    try:
-        there, here = dict(_leaves(yaml_value(theirs))), dict(_leaves(yaml_value(ours)))
-    except yaml.YAMLError:
-        return "its file is damaged"
-    both = {name: (repr(there.get(name, "nothing")), repr(here.get(name, "nothing"))) for name in {**there, **here}}
-    differ = [name for name, (one, other) in both.items() if one != other]
-    said = [f"{name}: {both[name][0]:.60} there, {both[name][1]:.60} here" for name in differ[:3]]
-    return "; ".join(said + [f"and {len(differ) - 3} more"] * (len(differ) > 3)) or "written otherwise"
-
-
-def _leaves(tree: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a tree by their path; in a list stages go by their name, and terms by their kind."""
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from _leaves(value, f"{before}.{key}" if before else str(key))
-    elif isinstance(tree, list) and tree and isinstance(tree[0], dict):
-        for place, value in enumerate(tree):
-            name = (value.get("name") or value.get("kind")) if isinstance(value, dict) else None
-            yield from _leaves(value, f"{before}.{name or place}")
-    else:
-        yield before, tree
-
-
 def from_yaml(path: Path) -> RunConfig:
     """Read a run from a YAML file.
 

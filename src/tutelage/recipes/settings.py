@@ -1,9 +1,9 @@
-"""Settings by path, as ``--set`` takes them."""
+"""Settings by path: changed, as ``--set`` takes them, and compared."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -54,11 +54,12 @@ def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
     tree = config.model_dump(mode="json")
     for path, value in parsed(settings).items():
         wanted = path.split(".")
-        found = [place for place in _places(tree, ()) if _fits(wanted, [name for name, _ in place])]
+        places = [place for place, _ in _places(tree)]
+        found = [place for place in places if _fits(wanted, [name for name, _ in place])]
         # The whole path given beats a path in which it is only hidden.
         found = [p for p in found if len(p) == len(wanted)] or found
         if not found:
-            raise TutelageError(f"--set {path:.200}: there is no such setting; {_instead(wanted, _places(tree, ()))}")
+            raise TutelageError(f"--set {path:.200}: there is no such setting; {_instead(wanted, places)}")
         if len(found) > 1 and "*" not in wanted:
             options = ", ".join(".".join(name for name, _ in place) for place in found)
             raise TutelageError(f"--set {path:.200} fits several settings ({options}); name one, or use * for all")
@@ -85,22 +86,38 @@ def run_config(recipe: Recipe, data: Mapping[str, Any], settings: Settings = (),
     return with_settings(validated({"recipe": recipe.model_dump(mode="json"), "data": dict(data), **fields}), settings)
 
 
-def _places(node: Any, before: Place) -> list[Place]:
-    """Every value of the tree, as the (name, key) pairs that lead to it; inner nodes too."""
+def changes(theirs: str, ours: str) -> str:
+    """The first settings in which two YAML texts differ, with both values: ``recipe.student.layers: 1 there, 2 here``."""
+    try:
+        there, here = _leaves(theirs), _leaves(ours)
+    except yaml.YAMLError:
+        return "its file is damaged"
+    both = {name: (repr(there.get(name, "nothing")), repr(here.get(name, "nothing"))) for name in {**there, **here}}
+    differ = [name for name, (one, other) in both.items() if one != other]
+    said = [f"{name}: {both[name][0]:.60} there, {both[name][1]:.60} here" for name in differ[:3]]
+    return "; ".join(said + [f"and {len(differ) - 3} more"] * (len(differ) > 3)) or "written otherwise"
+
+
+def _leaves(text: str) -> dict[str, Any]:
+    """The values of a YAML text by their paths."""
+    found = _places(yaml_value(text))
+    ends = ((place, value) for place, value in found if not isinstance(value, dict) and not any(_places(value)))
+    return {".".join(name for name, _ in place): value for place, value in ends}
+
+
+def _places(tree: Any, before: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Every value within a tree by its place, inner nodes too; in a list stages go by their name, and terms by their kind."""
     items: list[tuple[str, Any, Any]] = []
-    if isinstance(node, dict):
-        items = [(key, key, value) for key, value in node.items()]
-    elif isinstance(node, list):
-        items = [
-            (str(value.get("name") or value.get("kind")), key, value)
-            for key, value in enumerate(node)
-            if isinstance(value, dict)
-        ]
-    places = []
+    if isinstance(tree, dict):
+        items = [(str(key), key, value) for key, value in tree.items()]
+    elif isinstance(tree, list) and tree and isinstance(tree[0], dict):
+        for row, value in enumerate(tree):
+            name = (value.get("name") or value.get("kind")) if isinstance(value, dict) else None
+            items.append((str(name or row), row, value))
     for name, key, value in items:
-        places.append((*before, (name, key)))
-        places += _places(value, (*before, (name, key)))
-    return places
+        place = (*before, (name, key))
+        yield place, value
+        yield from _places(value, place)
 
 
 def _instead(wanted: list[str], places: list[Place]) -> str:

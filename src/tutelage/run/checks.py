@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from tutelage.tasks.order import better_order
 from tutelage.teachers.source import Source
 
 if TYPE_CHECKING:
+    from tutelage.run.loading import TaskTexts
     from tutelage.run.teacher import RunTeacher
 
 MOST_UNKNOWN = 0.4
@@ -307,31 +307,10 @@ def near_chance(data: Data, scores: dict[str, float], part: Examples) -> dict[st
 
 
 def judged(
-    config: RunConfig,
-    data: Data,
-    dev: dict[str, Texts],
-    teacher: RunTeacher,
-    anyway: str | None = "--allow-weak-teacher",
-) -> tuple[Data, list[str]]:
-    """Let the teacher answer the evaluation set; returns the data with what of these answers is a label, and the warnings of
-    :func:`check_teacher`.
-
-    Raises:
-        TutelageError: as there.
-    """
-    kind = kind_of(data.kind)
-    teacher.on_evaluation()
-    for name, texts in dev.items():
-        texts.examples = kind.answered(texts.examples, teacher.logits[name])
-    data = replace(data, dev={name: texts.examples for name, texts in dev.items()})
-    return data, check_teacher(config, data, dev, teacher, anyway)
-
-
-def check_teacher(
-    config: RunConfig, data: Data, dev: dict[str, Texts], teacher: RunTeacher, anyway: str | None
+    config: RunConfig, texts: TaskTexts, teacher: RunTeacher, anyway: str | None = "--allow-weak-teacher"
 ) -> list[str]:
-    """Compare the teacher with a constant answer, and the order of its classes with its predictions. ``anyway`` is the option that
-    goes on in spite of it, if there is one.
+    """Let the teacher answer the evaluation set, and compare it with a constant answer, and the order of its classes with its
+    predictions. ``anyway`` is the option that goes on in spite of it, if there is one.
 
     Returns a warning if it is no better, or another order fits far better, and that is allowed. A metric that compares with the
     teacher says nothing about the teacher.
@@ -339,15 +318,17 @@ def check_teacher(
     Raises:
         TutelageError: when that is not allowed.
     """
-    if data.metrics[0] in kind_of(data.kind).against_teacher:
+    teacher.on_evaluation()
+    texts.answered(teacher)
+    data, kind, (name, read) = texts.data, texts.kind, texts.evaluation
+    if data.metrics[0] in kind.against_teacher:
         return []
-    name, part = next(iter(data.dev.items()))
-    logits = teacher.logits[name]
-    scores = kind_of(data.kind).scores(data, logits, dev[name])
+    part, logits = read.examples, teacher.logits[name]
+    scores = kind.scores(data, logits, read)
     constant = near_chance(data, scores, part)
     line, remedy = None, ""
     if constant is not None or unnamed(teacher.source.config):
-        counts = kind_of(data.kind).confusion(logits, dev[name], len(data.labels))
+        counts = kind.confusion(logits, read, len(data.labels))
         if counts is not None and len(part) < ENOUGH:
             counts = counts + teacher.confusion_on_train(data, ENOUGH)
         line = None if counts is None else other_order(counts, data, teacher.source)

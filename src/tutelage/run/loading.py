@@ -1,12 +1,12 @@
-"""The data of a run on a task: loaded, matched with the teacher's labels, split, augmented, and read by both models."""
+"""The data of a run on a task: matched with the teacher's labels, split, augmented, and read by both models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +15,23 @@ from tutelage.data.alignment import align
 from tutelage.data.augmentation.candidates import Candidates
 from tutelage.data.augmentation.rules import Lexicon, Rules, rule_variants
 from tutelage.data.augmentation.variants import variants
+from tutelage.data.batches import Feed, Known
 from tutelage.data.examples import TOKENS_AT_ONCE, Data, Encoded, Examples, RowFinder, Rows, hashed_keys
 from tutelage.data.mapped import held, taken
 from tutelage.data.parts import held_part, part_of
 from tutelage.data.texts import Texts, same_pieces
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
+from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
-from tutelage.run.checks import check_ids, check_words, own_limit_notes
+from tutelage.recipes.recipe import Stage
+from tutelage.run.checks import check_alignment, check_ids, check_words, own_limit_notes
 from tutelage.tasks import kind_of
 from tutelage.tasks.kind import Kind
 from tutelage.teachers.source import Source
+
+if TYPE_CHECKING:
+    from tutelage.run.teacher import RunTeacher
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ class Reader:
     """Encodes texts for the student, and for the teacher where that differs."""
 
     kind: Kind
-    tokenizer: object
+    tokenizer: Any
     """The student's."""
     teacher: Source | None
     limit: int
@@ -238,3 +244,100 @@ def truncation_notes(kind: Kind, limit: int, texts: Sequence[tuple[str, Texts]])
         for name, read in texts
         if read.student.truncated
     ]
+
+
+class TaskTexts:
+    """The data of a run on a task, and its texts as both models read them.
+
+    Args:
+        split: The data.
+        names: The ids of each part that stages train on.
+        everything: All texts that a teacher may predict during training.
+        reader: Reads the others.
+    """
+
+    def __init__(self, split: Split, names: Mapping[str, Sequence[str]], everything: Texts, reader: Reader) -> None:
+        assert split.data.selection is not None
+        rows = RowFinder(everything.examples.ids)
+        self.data, self.kind = split.data, reader.kind
+        self.parts = {part: everything.at(rows.of(ids)) for part, ids in names.items()}
+        """What stages train on: ``train``; ``augmented`` (with the augmented texts); ``search`` (train without ``held``)."""
+        self.selection = reader.read(split.data.selection)
+        """The validation split."""
+        self.dev = {name: reader.read(part) for name, part in split.data.dev.items()}
+        """The parts of the evaluation set."""
+        self.held: Texts | None = None
+        """Training examples that are held out for mechanisms that compare several teachers."""
+        if split.held:
+            self.held = everything.at(rows.of([name for name in names["train"] if name in split.held]))
+
+    @property
+    def evaluation(self) -> tuple[str, Texts]:
+        """The part of the evaluation set that the report leads with, by its name."""
+        return next(iter(self.dev.items()))
+
+    def part_of(self, stage: Stage) -> str:
+        """The part of the texts that a stage trains on."""
+        assert isinstance(stage.data, str)
+        reserved = any(mechanism.trains_without_held_out() for mechanism in stage.mechanisms)
+        return "search" if reserved else stage.data
+
+    def feed(self, stage: Stage, part: str | None = None, labels: Any = None) -> Feed:
+        """The texts that a stage reads (those of its own part), with other labels where a mechanism makes them."""
+        encoded = self.parts[part or self.part_of(stage)].student
+        return feed_of(stage, encoded if labels is None else replace(encoded, labels=labels))
+
+    def check(self, reader: Reader, objectives: Sequence[ObjectivePlan], student: Any, name: str | None) -> list[str]:
+        """See that both models can read the texts; returns warnings.
+
+        Args:
+            objectives: Those of the stages.
+            student: The student's configuration.
+            name: As :meth:`Reader.check`.
+
+        Raises:
+            TutelageError: as there, and as :func:`tutelage.run.checks.check_alignment`.
+        """
+        named = [("train", self.parts["train"]), ("validation", self.selection), *self.dev.items()]
+        added = [(part, texts) for part, texts in self.parts.items() if part != "train"]
+        warnings = [note for part, texts in [*named, *added] for note in reader.check(texts, part, student, name)]
+        warnings += truncation_notes(self.kind, reader.limit, named)
+        for part, texts in named:  # losses compare the texts of train alone
+            check_alignment(texts, part, objectives if part == "train" else (), reader.kept)
+        pairs = self.parts["train"].examples.pairs is not None and name is not None
+        if pairs and reader.tokenizer.num_special_tokens_to_add(pair=True) == 0:
+            warnings.append("the student's tokenizer has no separator for pairs: the two texts are joined into one")
+        return warnings
+
+    def answered(self, teacher: RunTeacher) -> None:
+        """Take what of the teacher's answers to the evaluation set is a label."""
+        for name, texts in self.dev.items():
+            texts.examples = self.kind.answered(texts.examples, teacher.logits[name])
+        self.data = replace(self.data, dev={name: texts.examples for name, texts in self.dev.items()})
+
+    def drop_flipped(self, teacher: RunTeacher) -> str:
+        """Leave out the variants for which the teacher predicts another class than for their originals; returns how many they are,
+        in words.
+
+        Raises:
+            TutelageError: of a kind of task without classes of texts.
+        """
+        if not self.kind.classifies_texts:
+            raise TutelageError(
+                f"data.drop_flipped compares predicted classes, and {self.data.task!r} is a {self.data.kind}; leave it out"
+            )
+        texts = self.parts["augmented"]
+        predicted = teacher.on_train("augmented").argmax(dim=1).numpy()
+        of = RowFinder(texts.examples.ids).of(name.partition("~")[0] for name in texts.examples.ids)
+        kept = np.flatnonzero(predicted == predicted[of])
+        self.parts["augmented"] = texts.at(kept)
+        teacher.keep("augmented", kept)
+        return (
+            f"{len(of) - len(kept):,} of {len(of):,} augmented texts change the teacher's prediction and are left out"
+        )
+
+
+def feed_of(stage: Stage, encoded: Encoded) -> Feed:
+    """The texts that a stage reads; texts without a label are left out if the stage needs labels."""
+    known = encoded.known > 0
+    return Known(encoded, np.flatnonzero(known) if stage.needs_labels and not known.all() else None)

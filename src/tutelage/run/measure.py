@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], list[str]]:
     """Scores, sizes and speed of teacher, student and twin, by ``teacher``, ``student``, ``baseline``, and what they are as they
     would be served, ``served``; their logits by part of the evaluation set; and warnings."""
-    data, device, taught = run.data, workspace.accelerator.device, run.teacher
-    part, texts = next(iter(run.dev.items()))
+    data, device, taught = run.texts.data, workspace.accelerator.device, run.teacher
+    kind, dev, (part, texts) = run.texts.kind, run.texts.dev, run.texts.evaluation
     known = {} if taught is None else taught.logits
-    logits = {"teacher": {name: known[name] for name in run.dev if name in known}}
+    logits = {"teacher": {name: known[name] for name in dev if name in known}}
     models: dict[str, PreTrainedModel] = {"student": run.student}
     if run.wants_baseline and not run.trains_baseline:
         run.baseline = run.untrained()
@@ -59,8 +59,7 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
         models["baseline"] = run.baseline
     for who, model in models.items():
         logits[who] = {
-            name: workspace.predict(model, read.student, f"{who} on {name}", divided=True)
-            for name, read in run.dev.items()
+            name: workspace.predict(model, read.student, f"{who} on {name}", divided=True) for name, read in dev.items()
         }
     if workspace.main:
         _keep_predictions(run, workspace.folder, {who: found[part] for who, found in logits.items() if part in found})
@@ -82,7 +81,7 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
     names = {"teacher": teacher_name, "student": str(workspace.model_folder), "baseline": "without teacher"}
     entries: dict[str, dict[str, Any] | None] = {"teacher": None, "student": None, "baseline": None}
     for who, model in counted.items():
-        scores = {name: kind_of(data.kind).scores(data, logits[who][name], read) for name, read in run.dev.items()}
+        scores = {name: kind.scores(data, logits[who][name], read) for name, read in dev.items()}
         entries[who] = {
             "name": names[who],
             "score": scores[part][data.metrics[0]],
@@ -101,15 +100,15 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
         student["module"] = run.student.__module__
     if teacher is not None and taught is not None:
         teacher["bytes"] = taught.source.bytes
-        relative = data.metrics[0] not in kind_of(data.kind).against_teacher
+        relative = data.metrics[0] not in kind.against_teacher
         student["retention"] = student["score"] / teacher["score"] if teacher["score"] and relative else None
         if relative:
             student["over_teacher"] = quality.difference(
-                kind_of(data.kind), data, texts, logits["student"][part], logits["teacher"][part]
+                kind, data, texts, logits["student"][part], logits["teacher"][part]
             )
         if teacher["latency_ms"]:
             student["speedup"] = teacher["latency_ms"]["32"] / student["latency_ms"]["32"]
-        kind, ours, theirs = kind_of(data.kind), logits["student"][part], logits["teacher"][part]
+        ours, theirs = logits["student"][part], logits["teacher"][part]
         if kind.single_label:
             student["agreement"] = kind.agreement(ours, theirs)
         if kind.classifies_texts:
@@ -117,7 +116,7 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
             student["against_label"] = float(((ours.argmax(1) == theirs.argmax(1)) & wrong).float().mean())
     if "baseline" in logits:
         student["over_baseline"] = quality.difference(
-            kind_of(data.kind), data, texts, logits["student"][part], logits["baseline"][part]
+            kind, data, texts, logits["student"][part], logits["baseline"][part]
         )
     return {**entries, "served": served(run, models)}, logits, [busy] if busy else []
 
@@ -131,8 +130,7 @@ def _keep_predictions(run: TaskRun, folder: Path, logits: dict[str, Tensor]) -> 
 
     The metadata say of which examples: part, kind, metric, and a fingerprint of texts and labels.
     """
-    data, (part, texts) = run.data, next(iter(run.dev.items()))
-    kind = kind_of(data.kind)
+    data, kind, (part, texts) = run.texts.data, run.texts.kind, run.texts.evaluation
     tables = {who: np.ascontiguousarray(kind.per_example(data, found, texts)) for who, found in logits.items()}
     # Labels that are the teacher's own outputs are no part of the data.
     labels = () if data.metrics[0] in kind.against_teacher else texts.examples.labels
@@ -148,12 +146,11 @@ def _keep_predictions(run: TaskRun, folder: Path, logits: dict[str, Tensor]) -> 
 
 def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -> TaskReport:
     """The report of a run on a task."""
-    config, data = run.config, run.data
+    config, data, parts, (part, texts) = run.config, run.texts.data, run.texts.parts, run.texts.evaluation
     entries, logits, noted = measured(run, workspace)
-    part = next(iter(run.dev))
-    chance = kind_of(data.kind).constant_scores(data, data.dev[part])
-    recipe, taught, dev = config.recipe, run.teacher, run.dev[next(iter(run.dev))]
-    added = len(run.parts["augmented"].examples) - len(run.parts["train"].examples) if "augmented" in run.parts else 0
+    chance = run.texts.kind.constant_scores(data, data.dev[part])
+    recipe, taught, held = config.recipe, run.teacher, run.texts.held
+    added = len(parts["augmented"].examples) - len(parts["train"].examples) if "augmented" in parts else 0
     mechanisms = [m for stage in recipe.stages for m in stage.mechanisms]
     doubts = [line for m in {m.kind: m for m in mechanisms}.values() for line in m.warnings(workspace.folder)]
     tree = {
@@ -172,18 +169,18 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
             "train": len(data.train),
             "unlabeled": len(data.unlabeled) if data.unlabeled and recipe.needs_teacher else 0,
             "augmented": added,
-            "held_out": 0 if run.held is None else len(run.held.examples),
-            "validation": len(run.selection.examples),
+            "held_out": 0 if held is None else len(held.examples),
+            "validation": len(run.texts.selection.examples),
             "evaluation": len(data.dev[part]),
             "classes": class_counts(data.train.labels, data.labels),
             "notes": list(data.notes),
             "sources": {"evaluation": data.sources.get(part, part), **data.sources},
-            "truncated": {"train": run.parts["train"].student.truncated, "evaluation": dev.student.truncated},
-            "mean_length": float(dev.student.lengths.mean()),
+            "truncated": {"train": parts["train"].student.truncated, "evaluation": texts.student.truncated},
+            "mean_length": float(texts.student.lengths.mean()),
         },
         **entries,
-        **quality.entry(run, workspace, part, logits["student"][part], logits["teacher"].get(part)),
-        "predictions": predicted.entry(run, workspace),
+        **quality.entry(run.texts, run.student, workspace, logits["student"][part], logits["teacher"].get(part)),
+        "predictions": predicted.entry(run.texts, run.student, workspace),
         "store": None if taught is None or taught.store is None else describe(taught.store),
         "mapping": mapping_report(run.plans),
         "teacher_layers": None if taught is None else taught.source.shape.layers,

@@ -17,12 +17,13 @@ from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
 from tutelage.run.teacher import Answers
 from tutelage.students.specs import Fresh, takes_from_teacher
-from tutelage.tasks import kind_of
 from tutelage.tasks.metrics import no_better
 from tutelage.teachers.teacher import KnownLogits, Teacher
 
 if TYPE_CHECKING:
-    from tutelage.run.task import TaskRun
+    from transformers import PreTrainedModel
+
+    from tutelage.run.loading import TaskTexts
     from tutelage.run.workspace import Workspace
 
 SURE = 0.9
@@ -152,9 +153,9 @@ def baseline_labels(data: Data) -> str:
     return "labels" if data.predicted.labelled else "likeliest labels"
 
 
-def entry(run: TaskRun, workspace: Workspace) -> dict[str, Any] | None:
+def entry(task: TaskTexts, student: PreTrainedModel, workspace: Workspace) -> dict[str, Any] | None:
     """The report's block on the predictions of a file; None for a run with a teacher model, or without a teacher."""
-    predicted = run.data.predicted
+    predicted = task.data.predicted
     if predicted is None:
         return None
     return {
@@ -162,23 +163,23 @@ def entry(run: TaskRun, workspace: Workspace) -> dict[str, Any] | None:
         "form": predicted.form,
         "rows": predicted.rows,
         "labelled": predicted.labelled,
-        "baseline": baseline_labels(run.data),
+        "baseline": baseline_labels(task.data),
         "options": predicted.options,
         "counts": {COUNTS[name]: count for name, count in predicted.counts.items()},
         "agreement": {
             part: {"texts": found.texts, "scores": found.scores, "constant": found.constant}
             for part, found in predicted.agreement.items()
         },
-        **_suspects(run, workspace, predicted),
+        **_suspects(task, student, workspace, predicted),
     }
 
 
-def _suspects(run: TaskRun, workspace: Workspace, predicted: Predicted) -> dict[str, Any]:
+def _suspects(task: TaskTexts, student: PreTrainedModel, workspace: Workspace, predicted: Predicted) -> dict[str, Any]:
     """Training texts on which the student is sure of another class than the file."""
-    kind, texts, labels = kind_of(run.data.kind), run.parts["train"], run.data.labels
-    if not kind.classifies_texts:
+    texts, labels = task.parts["train"], task.data.labels
+    if not task.kind.classifies_texts:
         return {"suspects_found": None, "suspects": []}
-    logits = workspace.predict(run.student, texts.student, "student on train")
+    logits = workspace.predict(student, texts.student, "student on train")
     sure, ours = (part.numpy() for part in logits.softmax(dim=1).max(dim=1))
     said = predicted.answers[[predicted.row_of[name] for name in texts.examples.ids]]
     given = ~np.isnan(said).any(axis=1)

@@ -14,11 +14,12 @@ from tutelage.data.texts import Texts
 from tutelage.evaluation import calibration
 from tutelage.evaluation.intervals import paired_difference, paired_shares
 from tutelage.report.quality import Difference
-from tutelage.tasks import kind_of
 from tutelage.tasks.kind import Kind, TextKind
 
 if TYPE_CHECKING:
-    from tutelage.run.task import TaskRun
+    from transformers import PreTrainedModel
+
+    from tutelage.run.loading import TaskTexts
     from tutelage.run.workspace import Workspace
 
 MOST_CONFUSIONS = 100
@@ -32,18 +33,20 @@ def difference(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tenso
     return Difference(value=value, low=low, high=high)
 
 
-def entry(run: TaskRun, workspace: Workspace, part: str, ours: Tensor, theirs: Tensor | None) -> dict[str, Any]:
-    """The report's fields ``classes``, ``confusions``, ``disagreements``, ``doubtful`` and ``calibration``, of a part of the
-    evaluation set.
+def entry(
+    task: TaskTexts, student: PreTrainedModel, workspace: Workspace, ours: Tensor, theirs: Tensor | None
+) -> dict[str, Any]:
+    """The report's fields ``classes``, ``confusions``, ``disagreements``, ``doubtful`` and ``calibration``, of the part of the
+    evaluation set that it leads with.
 
     Args:
-        run: The run.
+        task: The run's texts.
+        student: Its student.
         workspace: Its device and display.
-        part: Name of the part.
-        ours: The student's logits of it.
+        ours: The student's logits of the part.
         theirs: The teacher's, if there is one.
     """
-    kind, data, texts = kind_of(run.data.kind), run.data, run.dev[part]
+    kind, data, (_, texts) = task.kind, task.data, task.evaluation
     found: dict[str, Any] = {"classes": by_class(kind, data, texts, ours, theirs)}
     if not kind.classifies_texts:
         return found
@@ -59,11 +62,12 @@ def entry(run: TaskRun, workspace: Workspace, part: str, ours: Tensor, theirs: T
         "after": None,
     }
     # A temperature that is fitted on the rows that it is judged on looks better than it is, and an export would keep it.
-    judged = any(run.selection.examples.ids == read.examples.ids for read in run.dev.values())
-    known = np.flatnonzero(run.selection.examples.labelled)
+    selection = task.selection
+    judged = any(selection.examples.ids == read.examples.ids for read in task.dev.values())
+    known = np.flatnonzero(selection.examples.labelled)
     if len(known) and not judged:
-        logits = workspace.predict(run.student, run.selection.student, "student on the validation split")
-        temperature = calibration.fitted_temperature(logits.numpy()[known], run.selection.examples.labels[known])
+        logits = workspace.predict(student, selection.student, "student on the validation split")
+        temperature = calibration.fitted_temperature(logits.numpy()[known], selection.examples.labels[known])
         found["calibration"] |= {
             "temperature": temperature,
             "texts": len(known),

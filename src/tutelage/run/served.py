@@ -53,7 +53,7 @@ def served(run: TaskRun, models: dict[str, PreTrainedModel]) -> Served | None:
             '"tutelage[onnx]"'
         )
         return None
-    part, texts = next(iter(run.dev.items()))
+    part, texts = run.texts.evaluation
     if len(texts.examples) > TEXTS:
         texts = texts.at(np.array(drawn(len(texts.examples), TEXTS)))
     if "teacher" in models and run.teacher is not None:
@@ -70,13 +70,13 @@ def served(run: TaskRun, models: dict[str, PreTrainedModel]) -> Served | None:
 
 
 def _measured(run: TaskRun, part: str, texts: Texts, models: dict[str, PreTrainedModel], folder: Path) -> Served | None:
-    notes: list[str] = []
+    data, kind, notes = run.texts.data, run.texts.kind, list[str]()
     graphs: dict[tuple[str, str], OnnxModel] = {}
     for who, model in models.items():
         tokenizer = run.teacher.source.tokenizer if who == "teacher" and run.teacher is not None else run.tokenizer
         path = folder / f"{who}.onnx"
         try:
-            graphs[who, "onnx"] = to_onnx(model.eval(), tokenizer, path, kind=run.kind)
+            graphs[who, "onnx"] = to_onnx(model.eval(), tokenizer, path, kind=kind)
             bits: dict[str, Any] = {} if who == "teacher" else run.config.recipe.int8_file
             graphs[who, "int8"] = quantize(path, folder / f"{who}.int8.onnx", **bits)
         except TutelageError as error:
@@ -89,13 +89,13 @@ def _measured(run: TaskRun, part: str, texts: Texts, models: dict[str, PreTraine
         return None
     read = {who: (texts.teacher if who == "teacher" else None) or texts.student for who in models}
     answers = {key: graph.answers(read[key[0]], _advance(run, key, read[key[0]])) for key, graph in graphs.items()}
-    scores = {key: run.kind.scores(run.data, logits, texts) for key, logits in answers.items()}
-    metric = run.data.metrics[0]
+    scores = {key: kind.scores(data, logits, texts) for key, logits in answers.items()}
+    metric = data.metrics[0]
 
     def between(ours: tuple[str, str], theirs: tuple[str, str]) -> Difference | None:
         if ours not in answers or theirs not in answers:
             return None
-        return difference(run.kind, run.data, texts, answers[ours], answers[theirs])
+        return difference(kind, data, texts, answers[ours], answers[theirs])
 
     times, busy = _times(models, graphs, read)
     entries = [

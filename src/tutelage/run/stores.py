@@ -47,7 +47,7 @@ def write(config: RunConfig, whole: bool, *, quiet: bool = False) -> StoreEntry:
         scheme, knowledge = _scheme(run, whole), teacher.knowledge
         total = int(scheme.record_bytes(knowledge.encoded.lengths).sum())
         desk.display.say(f"{len(knowledge.ids):,} examples, {total / 1e6:,.1f} MB: {kept(scheme)}")
-        checks.judged(config, run.data, run.dev, teacher)
+        checks.judged(config, run.texts, teacher)
         store = knowledge.write(Path(str(config.out)), scheme, teacher.logits, desk.accelerator, desk.display)
     return describe(store)
 
@@ -85,7 +85,7 @@ def estimate(config: RunConfig, whole: bool) -> StorePlan:
     scheme, lengths = _scheme(run, whole), knowledge.encoded.lengths
     sizes = scheme.record_bytes(lengths)
     teacher = example_flops(knowledge.encoded, source.outline)
-    train = run.parts["train"]
+    train = run.texts.parts["train"]
     student = example_flops(train.student, run.student)
     shown = [plan.steps * plan.stage.batch_size for plan in run.plans]
     running = sum(count for count, plan in zip(shown, run.plans, strict=True) if plan.reads_teacher)
@@ -135,11 +135,11 @@ def _teacher_of(run: TaskRun) -> RunTeacher:
     Raises:
         TutelageError: when a store cannot keep what the task needs, or the recipe needs nothing of its teacher.
     """
-    checks.check_storable(run.data)
+    checks.check_storable(run.texts.data)
     recipe = run.config.recipe
     needed = [
         bool(plan.teacher_needs) or any(mechanism.asks_teacher for mechanism in stage.mechanisms)
-        for plan, stage in zip(run.objectives, recipe.stages, strict=True)
+        for plan, stage in zip(run.objectives.current, recipe.stages, strict=True)
     ]
     if not any(needed) or run.teacher is None:
         raise TutelageError(

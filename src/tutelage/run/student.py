@@ -96,7 +96,9 @@ class StudentFactory:
         return build(made, source, self._labels, self._seed, None, self.head, own, self.new, kept)
 
     def of(self, spec: Student) -> StudentFactory:
-        """A factory of another student that reads the same tokens."""
+        """A factory of another student that reads the same tokens; of the same student this one."""
+        if spec is self.spec:
+            return self
         other = copy.copy(self)
         other.spec, other._pruned, other.new = spec, None, []
         return other

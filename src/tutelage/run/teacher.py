@@ -20,6 +20,7 @@ from tutelage.knowledge.store.scheme import Scheme
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
+from tutelage.run.pairing import StageObjectives
 from tutelage.run.workspace import Bench
 from tutelage.tasks import kind_of
 from tutelage.teachers.knowledge import Knowledge, storable, verified
@@ -47,7 +48,7 @@ class RunTeacher:
         source: Source,
         knowledge: Knowledge,
         parts: dict[str, Texts],
-        objectives: Sequence[ObjectivePlan],
+        objectives: StageObjectives,
         possible: Sequence[ObjectivePlan] = (),
     ) -> None:
         self.source, self.knowledge = source, knowledge
@@ -156,7 +157,7 @@ class RunTeacher:
     def needs_weights(self) -> bool:
         """Whether a stage needs the running model, now or for what is computed or written before it."""
         store = self.store
-        stages = zip(self._config.recipe.stages, self._objectives, strict=True)
+        stages = zip(self._config.recipe.stages, self._objectives.current, strict=True)
         return any(
             self.answers(stage, plan.teacher_needs) in ("running", "known", "store")
             and (store is None or store.scheme.lacks(plan.teacher_needs) is not None)
@@ -182,7 +183,7 @@ class RunTeacher:
     @property
     def storable_needs(self) -> Needs:
         """What a store for this run holds."""
-        return storable([*self._objectives, *self._possible])
+        return storable([*self._objectives.current, *self._possible])
 
     def find_store(self) -> None:
         """Open the store that the run names, or one that fits; otherwise plan a new one.

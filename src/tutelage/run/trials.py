@@ -9,7 +9,7 @@ settings of the run alone, and their result is kept in the run's folder.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from tutelage.data.examples import Encoded, Rows
 from tutelage.data.processes import Processes
 from tutelage.data.texts import Texts
 from tutelage.evaluation.intervals import drawn
+from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.objectives.predictions import HardLabels
@@ -35,7 +36,7 @@ from tutelage.objectives.term import Term
 from tutelage.recipes.recipe import Stage
 from tutelage.report.model import Trial, Trials
 from tutelage.report.words import trial_lines
-from tutelage.run.pairing import pairs_by_origin
+from tutelage.run.pairing import StageObjectives, pairs_by_origin
 from tutelage.students.copied import chosen_layers
 from tutelage.students.specs import Copied, Pruned, Sized, Student
 from tutelage.teachers.teacher import KnownLogits, Teacher, predict
@@ -108,12 +109,12 @@ def plan_lines(named: Iterable[str]) -> list[str]:
     return [line] if named_layers else []
 
 
-def objectives_of_starts(run: TaskRun) -> list[ObjectivePlan]:
-    """The objectives of the run's candidate starts, where each compares other layers: a store holds what all of them need."""
-    by_origin = any(pairs_by_origin(term) for stage in run.config.recipe.stages for term in stage.objective)
-    if not by_origin and CUT not in run.starts:
+def objectives_of_starts(starts: Mapping[str, Student], objectives: StageObjectives) -> list[ObjectivePlan]:
+    """The objectives of a run's candidate starts, where each compares other layers: a store holds what all of them need."""
+    by_origin = any(pairs_by_origin(term) for stage in objectives.recipe.stages for term in stage.objective)
+    if not by_origin and CUT not in starts:
         return []
-    return [plan for spec in run.starts.values() for plan in run.objectives_for(spec)]
+    return [plan for spec in starts.values() for plan in objectives.of(spec)]
 
 
 def trial_stage(last: Stage, steps: int, *, taught: bool, labels: bool) -> Stage | None:
@@ -242,7 +243,7 @@ def _stage_of(run: TaskRun) -> Stage | None:
     """The stage of a run's trials; None where there is nothing to choose, or nothing can be trained."""
     last, steps = run.config.recipe.stages[-1], sum(plan.steps for plan in run.plans[run.config.recipe.begins :])
     taught = run.teacher is not None and not last.brings_teacher
-    stage = trial_stage(last, steps, taught=taught, labels=run.kind.learns_labels)
+    stage = trial_stage(last, steps, taught=taught, labels=run.texts.kind.learns_labels)
     return stage if run.starts or run.open_rates else None
 
 
@@ -255,10 +256,10 @@ def passes(run: TaskRun) -> int:
     starts = len(run.starts)
     # The first rate is that at which the starts are tried.
     others = len(RATES) - bool(starts) if run.open_rates else 0
-    others += few_rows(run, stage, run.feed(stage, _part(run))) is not None
+    others += few_rows(run, stage, run.texts.feed(stage, _part(run))) is not None
     trained = (stage.max_steps or 0) * stage.batch_size
     compared = min(len(_measured(run).examples), HELD_OUT)
-    measured = compared + (len(run.selection.examples) if run.kind.learns_labels else 0)
+    measured = compared + (len(run.texts.selection.examples) if run.texts.kind.learns_labels else 0)
     untrained = measured + (compared if _taught(run, stage) else 0)
     return (starts + others) * untrained + (min(starts, TRAINED) + others) * (3 * trained + measured)
 
@@ -275,7 +276,7 @@ class Tried:
 def choose(run: TaskRun, folder: Path) -> Tried:
     """Try the run's starts and, where its recipe leaves the rate open, two rates, each for some steps. The best start becomes its
     student, the better rate that of the open stages. Few texts are also tried beside half of them (:func:`of_half`)."""
-    recipe, stage = run.config.recipe, _stage_of(run)
+    stage = _stage_of(run)
     if stage is None:
         return Tried()
     ground, started, rated, done = ground_of(run, stage), None, None, None
@@ -285,11 +286,7 @@ def choose(run: TaskRun, folder: Path) -> Tried:
     if run.open_rates:
         # The first rate is that at which the starts were tried.
         rated, factor = better_rate(run, ground, stage, folder / RATE, twin=False, done=done)
-        stages = [
-            one.model_copy(update={"lr": one.schedule[1] * factor}) if one.name in run.open_rates else one
-            for one in recipe.stages
-        ]
-        run.config = run.config.model_copy(update={"recipe": recipe.model_copy(update={"stages": stages})})
+        run.scale_rates(factor)
         run.bench.display.say("\n".join(trial_lines("rate", rated)))
         done = rated.tried[0]
     assert done is not None  # a start or a rate is open
@@ -309,7 +306,7 @@ def of_half(run: TaskRun, ground: Ground, stage: Stage, folder: Path, whole: Tri
     rows = few_rows(run, stage, ground.feed)
     if rows is None:
         return None
-    half = Known(run.parts[_part(run)].student, rows[drawn(len(rows), len(rows) // 2)])
+    half = Known(run.texts.parts[_part(run)].student, rows[drawn(len(rows), len(rows) // 2)])
 
     def tried() -> Iterator[Trial]:
         fewer = replace(ground, feed=half)
@@ -323,18 +320,15 @@ def of_half(run: TaskRun, ground: Ground, stage: Stage, folder: Path, whole: Tri
 
 def choose_start(run: TaskRun, ground: Ground, stage: Stage, folder: Path) -> Trials:
     """Try each of the run's starts, and make its student of the best."""
-
-    def made(name: str) -> PreTrainedModel:
-        run.factory.spec = run.starts[name]
-        return run.factory.make()
+    makers = {name: run.factory.of(spec) for name, spec in run.starts.items()}
 
     def tried() -> Iterator[Trial]:
-        untrained = {name: ground.untrained(name, stage, made(name)) for name in run.starts}
+        untrained = {name: ground.untrained(name, stage, maker.make()) for name, maker in makers.items()}
         losses = {name: one.untrained_loss for name, one in untrained.items()}
         order = sorted(losses, key=lambda name: losses[name])
         best = Processes.of(ground.accelerator).of_first(order[:TRAINED])
         for name, one in untrained.items():
-            yield ground.trial(name, stage, made(name), one) if name in best else one
+            yield ground.trial(name, stage, makers[name].make(), one) if name in best else one
 
     found = best_of(folder / START, ground, tried, stage.max_steps or 0)
     run.begin_from(run.starts[found.chosen])
@@ -373,24 +367,30 @@ def better_rate(
 
 def _part(run: TaskRun) -> str:
     """The part of the texts that trials train on."""
-    return "search" if "search" in run.parts else "train"
+    return "search" if "search" in run.texts.parts else "train"
 
 
 def _measured(run: TaskRun) -> Texts:
     """The texts on which trials are measured. Without labels no split is held out; in so few steps few texts are seen twice."""
-    return run.selection if len(run.selection.examples) else run.parts[_part(run)]
+    texts = run.texts
+    return texts.selection if len(texts.selection.examples) else texts.parts[_part(run)]
 
 
 def _taught(run: TaskRun, stage: Stage) -> bool:
     """Whether a term of the trials reads the teacher's predictions."""
-    return run.teacher is not None and bool(ObjectivePlan(stage.objective, run.kind, *run.shapes()).teacher_needs)
+    return run.teacher is not None and bool(_needs(run, stage))
+
+
+def _needs(run: TaskRun, stage: Stage) -> Needs:
+    """What the terms of the trials read of the teacher."""
+    return ObjectivePlan(stage.objective, run.texts.kind, *run.shapes()).teacher_needs
 
 
 def ground_of(run: TaskRun, stage: Stage) -> Ground:
     """What the trials of a run have in common."""
-    device, part, measured = run.bench.accelerator.device, _part(run), _measured(run)
+    kind, device, part, measured = run.texts.kind, run.bench.accelerator.device, _part(run), _measured(run)
     texts = measured.at(np.array(drawn(len(measured.examples), HELD_OUT)))  # a file may be sorted by class
-    needs = ObjectivePlan(stage.objective, run.kind, *run.shapes()).teacher_needs
+    needs = _needs(run, stage)
     taught = run.teacher if needs else None
 
     @cache
@@ -404,21 +404,19 @@ def ground_of(run: TaskRun, stage: Stage) -> Ground:
 
     def agreement(model: PreTrainedModel) -> float | None:
         theirs = answers()
-        return (
-            None if theirs is None else run.kind.agreement(predict(model, texts.student, run.bench.accelerator), theirs)
-        )
+        return None if theirs is None else kind.agreement(predict(model, texts.student, run.bench.accelerator), theirs)
 
     def objective(stage: Stage, model: PreTrainedModel) -> Objective:
         run.prepare(model)
-        return Objective(stage.objective, run.kind, *run.shapes())
+        return Objective(stage.objective, kind, *run.shapes())
 
     return Ground(
         objective=objective,
-        feed=run.feed(stage, part),
+        feed=run.texts.feed(stage, part),
         teacher=lambda: None if taught is None else taught.teacher_for(stage, part, needs),
         held_out=texts.student,
         held_out_teacher=known,
-        score=run.score if run.kind.learns_labels else None,
+        score=run.score if kind.learns_labels else None,
         agreement=agreement,
         accelerator=run.bench.accelerator,
         seed=run.config.seed,

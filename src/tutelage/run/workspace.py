@@ -31,8 +31,9 @@ from tutelage.errors import TutelageError, command, last_reason
 from tutelage.evaluation.speed import cpu_name, fast_precision
 from tutelage.mechanisms.mechanism import Mechanism
 from tutelage.progress import Display
-from tutelage.recipes.config import RunConfig, changes, to_yaml, with_absolute_paths
+from tutelage.recipes.config import RunConfig, to_yaml, with_absolute_paths
 from tutelage.recipes.recipe import Recipe
+from tutelage.recipes.settings import changes
 from tutelage.report.model import REPORT, Report, load_report
 from tutelage.run import assistants
 from tutelage.run.inputs import FOLDER

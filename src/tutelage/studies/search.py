@@ -129,10 +129,11 @@ def search_knowledge(
     students = {s: _student(base, folder, s, display, read) for s in range(seed, seed + seeds)}
     epochs = schedule(len(drawn), [stage.schedule[0] for stage in sketch.config.recipe.stages])
     rungs, tried = _climb(base, folder, drawn, epochs, students, display, read)
+    known = sketch.texts.data
     found = Search(
-        task=sketch.data.task,
-        kind=sketch.data.kind,
-        metric=sketch.data.metrics[0],
+        task=known.task,
+        kind=known.kind,
+        metric=known.metrics[0],
         teacher=teacher,
         rungs=rungs,
         trials=sorted(tried, key=lambda trial: (trial.bytes_per_example, trial.name)),
@@ -148,8 +149,8 @@ def _check(sketch: TaskRun, store: Path) -> None:
     """Check that there is a validation split, that a store in the folder belongs to this teacher and data, and, before there is
     one, that the teacher is better than a constant answer."""
     assert sketch.teacher is not None
-    data, dtype = sketch.config.data, sketch.config.store_dtype
-    if sketch.data.selection is next(iter(sketch.data.dev.values())):
+    data, dtype, texts = sketch.config.data, sketch.config.store_dtype, sketch.texts
+    if texts.data.selection is next(iter(texts.data.dev.values())):
         raise TutelageError(
             f"data.holdout={data.holdout:g} leaves no validation split to compare configurations on (the evaluation set is only "
             f"for the report); set data.holdout=0.1, or give more training data"
@@ -166,7 +167,7 @@ def _check(sketch: TaskRun, store: Path) -> None:
                 f"the store {str(store)!r} has hidden states in {found}, not {dtype}; give --store-dtype {found}, or another --out"
             )
     else:
-        checks.judged(sketch.config, sketch.data, sketch.dev, sketch.teacher, "--set allow_weak_teacher=true")
+        checks.judged(sketch.config, texts, sketch.teacher, "--set allow_weak_teacher=true")
         sketch.teacher.source.release()
 
 

@@ -178,8 +178,8 @@ def _train(runs: dict[str, TaskRun], folder: Path) -> loop.StageLog:
     first = next(iter(runs.values()))
     (stage,), desk, config = first.config.recipe.stages, first.bench, first.config
     resumed = checkpoint.load(folder / "checkpoint", desk.display.say)
-    kind, shape = first.kind, anatomy.shape_of(first.student.config)
-    read = {name: one.parts["train"].student for name, one in runs.items()}
+    kind, shape = first.texts.kind, anatomy.shape_of(first.student.config)
+    read = {name: one.texts.parts["train"].student for name, one in runs.items()}
     torch.manual_seed(config.seed)
     members = {name: one.student for name, one in runs.items()}
     module = Together(members, Objective(stage.objective, kind, shape, None), read)
@@ -202,7 +202,7 @@ def _train(runs: dict[str, TaskRun], folder: Path) -> loop.StageLog:
             stage,
             module,
             None,
-            first.feed(stage),
+            first.texts.feed(stage),
             desk.accelerator,
             config.seed,
             score=score if stage.select == "best" else None,

@@ -114,9 +114,10 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
     with bench(quiet, config.mixed_precision) as desk:
         desk.anyway = None
         task = TaskRun(desk, first, read=read)
-        if not task.kind.learns_labels or task.data.metrics[0] in task.kind.against_teacher:
+        kind, about = task.texts.kind, task.texts.data
+        if not kind.learns_labels or about.metrics[0] in kind.against_teacher:
             raise TutelageError(
-                f"shrink compares scores on labels, and {task.data.task!r} is of kind {task.kind.name}; use distill and export"
+                f"shrink compares scores on labels, and {about.task!r} is of kind {kind.name}; use distill and export"
             )
         if task.teacher is None or not task.teacher.source.has_weights:
             raise TutelageError("shrink measures the teacher itself, and there are no weights of it; give --teacher")
@@ -211,7 +212,7 @@ def share_at_the_limits(limits: Limits, shapes: list[ShapeEntry], teacher: Shape
 def _costs(task: TaskRun, limits: Limits, kept: dict[str, Any], name_of_teacher: str, folder: Path) -> Shrink:
     """The forms of the teacher and the shapes of students: sizes and times, all in turn."""
     assert task.teacher is not None
-    display, source, kind = task.bench.display, task.teacher.source, task.kind
+    display, source, data, kind = task.bench.display, task.teacher.source, task.texts.data, task.texts.kind
     teacher = source.model.cpu().eval()
     notes: list[str] = []
     sides: dict[str, PreTrainedModel | OnnxModel] = {"pytorch": teacher}
@@ -228,18 +229,18 @@ def _costs(task: TaskRun, limits: Limits, kept: dict[str, Any], name_of_teacher:
     if not parameters:
         raise TutelageError(notes[0])
     display.say("measuring speed ...")
-    texts = next(iter(task.dev.values()))
+    _, texts = task.texts.evaluation
     read = {name: (texts.teacher or texts.student) if name in FORMS else texts.student for name in sides}
     times, core = latency(sides, {name: typical(one, teacher) for name, one in read.items()}, **ONE)
     if (busy := speed.busy_note(core)) is not None:
         notes.append(busy)
-    chosen, forms = task.selection, list[Form]()
+    chosen, forms = task.texts.selection, list[Form]()
     for form in FORMS:
         side = sides[form]
         encoded = chosen.teacher or chosen.student
         logits = side.answers(encoded) if isinstance(side, OnnxModel) else task.bench.predict(teacher, encoded, form)
         bytes_ = side.bytes if isinstance(side, OnnxModel) else sum(p.nbytes for p in teacher.parameters())
-        score = kind.scores(task.data, logits, chosen)[task.data.metrics[0]]
+        score = kind.scores(data, logits, chosen)[data.metrics[0]]
         forms.append(Form(form=form, ms=times[form][0].p50_ms, bytes=bytes_, score=score))
 
     def entry(name: str, ms: float, count: int) -> ShapeEntry:
@@ -260,8 +261,8 @@ def _costs(task: TaskRun, limits: Limits, kept: dict[str, Any], name_of_teacher:
     return Shrink(
         tutelage=__version__,
         teacher=name_of_teacher,
-        task=task.data.task,
-        metric=task.data.metrics[0],
+        task=data.task,
+        metric=data.metrics[0],
         limits=limits,
         tokens=times["int8"][0].tokens,
         forms=forms,
@@ -278,7 +279,7 @@ def _int8(task: TaskRun, spec: Student, folder: Path) -> tuple[OnnxModel, int]:
     """
     network = task.factory.of(spec).rough()
     graph = folder / "student.onnx"
-    to_onnx(network.cpu().eval(), task.tokenizer, graph, kind=task.kind)
+    to_onnx(network.cpu().eval(), task.tokenizer, graph, kind=task.texts.kind)
     return quantize(graph, folder / f"{len(list(folder.iterdir()))}.onnx"), speed.count_parameters(network)
 
 

@@ -18,7 +18,8 @@ from scipy import stats
 
 from tutelage.artifacts import unwritable, write_json, write_text
 from tutelage.errors import TutelageError
-from tutelage.recipes.config import RunConfig, changes
+from tutelage.recipes.config import RunConfig
+from tutelage.recipes.settings import changes
 from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import LOCK
