@@ -4,9 +4,10 @@
     python benchmarks/step.py --data-dir path/to/glue
 
 Same teacher (MiniLM, 6 x 384), same student (4 x 312, fresh), same texts, same losses (embeddings, hidden states, attention,
-soft labels); the sides take turns: ``ours``, one stage of TinyBERT's layer losses and soft labels; TextBrewer's
-``GeneralDistiller`` as its SST-2 example shows it (eager attention, since its attention loss needs the maps), and with each batch
-padded to its longest only; and plain fine-tuning of the same student in our loop.
+soft labels); the sides take turns: ``ours``, one stage of TinyBERT's layer losses and soft labels, in float32 as the others are;
+``ours, auto``, the same with ``--mixed-precision auto``; TextBrewer's ``GeneralDistiller`` as its SST-2 example shows it (eager
+attention, since its attention loss needs the maps), and with each batch padded to its longest only; and plain fine-tuning of the
+same student in our loop.
 
 Also: where our step goes, the share of real tokens in our batches, peak memory (each side in a process of its own), and
 whether any tensor of a step is as large as a map. Results go to ``results/step.json`` and ``docs/results/speed.md``.
@@ -33,6 +34,8 @@ from tutelage.data import batches
 from tutelage.data.examples import encode
 from tutelage.data.readers.glue import load_glue
 from tutelage.data.tokenizers import load_tokenizer
+from tutelage.evaluation.speed import fast_precision
+from tutelage.run.workspace import new_accelerator
 from tutelage.students.fresh import from_sizes
 from tutelage.students.load import load_model
 from tutelage.studies.demo import pretrained
@@ -67,9 +70,9 @@ class Scene:
         return common.distilling(terms, student, shape, common.live(self.teacher, accelerator))
 
 
-def ours(scene: Scene, *, terms: list[Any] = TERMS, batch_size: int = BATCH) -> None:
+def ours(scene: Scene, *, terms: list[Any] = TERMS, batch_size: int = BATCH, precision: str = "no") -> None:
     """One epoch in our loop."""
-    accelerator = Accelerator()
+    accelerator = new_accelerator(precision)
     stage = Stage(name="step", objective=terms, epochs=1, batch_size=batch_size, select="last")
     with scene.distilling(accelerator, terms) as (module, teacher):
         loop.train(stage, module, teacher, batches.Known(scene.encoded), accelerator, 0)
@@ -111,6 +114,7 @@ def textbrewer(scene: Scene, batch_size: int = BATCH, pad_to: int | None = 128) 
 
 SIDES: dict[str, Callable[..., None]] = {
     "ours": ours,
+    "ours, auto": partial(ours, precision="auto"),
     "textbrewer": textbrewer,
     "textbrewer, longest": partial(textbrewer, pad_to=None),
     "finetune": partial(ours, terms=[HardLabels()]),
@@ -204,7 +208,7 @@ SCRIPT.add_argument("--data-dir", type=Path, help="folder of GLUE")
 
 def measure(arguments: Arguments) -> Iterator[Results]:
     result: Results = {"command": SCRIPT.command(settings(arguments), "--data-dir path/to/glue")}
-    result |= {"environment": common.machine(), "peak_memory_mb": {}}
+    result |= {"environment": common.machine(), "auto": common.PRECISIONS[fast_precision()], "peak_memory_mb": {}}
     folder, rows, long = arguments.data_dir, arguments.rows, arguments.rows_long
     for scene, batch in ((("mrpc", folder, rows, None), BATCH), (("mrpc", folder, long, 512), 8)):
         found = {side: common.peak_memory(epoch, side, batch, *scene) for side in MEASURED}
