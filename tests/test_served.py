@@ -81,7 +81,8 @@ def test_the_student_is_measured_in_the_file_that_it_was_trained_for(
     monkeypatch.setattr(serving_of_a_run, "to_onnx", lambda *given, **how: None)
     monkeypatch.setattr(serving_of_a_run, "quantize", quantize)
     config = SimpleNamespace(recipe=recipe.model_copy(update={"stages": [last]}))
-    run: Any = SimpleNamespace(config=config, kind=None, tokenizer=None, teacher=None)
+    read = SimpleNamespace(data=None, kind=None)
+    run: Any = SimpleNamespace(config=config, texts=read, tokenizer=None, teacher=None)
     models = {who: tiny_model(layers=1) for who in ("teacher", "student")}
     with pytest.raises(Enough):
         serving_of_a_run._measured(run, "dev", Any, models, tmp_path)
