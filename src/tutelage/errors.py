@@ -32,9 +32,16 @@ class Stopped(BaseException):
 _words: ContextVar[tuple[str, ...] | None] = ContextVar("words", default=None)
 
 
-def option(name: str) -> str:
-    """An option as the user typed it: ``--max-train`` on the command line, ``max_train`` in Python."""
-    return name if _words.get() is None else f"--{name.replace('_', '-')}"
+TYPED = {"settings": "set", "members": "member", "plugins": "plugin"}
+"""Options whose name on the command line is not that of their parameter."""
+
+
+def option(name: str, value: bool | None = None) -> str:
+    """An option as the user typed it: ``--max-train`` on the command line, ``max_train`` in Python; with its ``value`` a switch:
+    ``--no-header`` or ``header=False``."""
+    if _words.get() is None:
+        return name if value is None else f"{name}={value}"
+    return f"--{'no-' if value is False else ''}{TYPED.get(name, name.replace('_', '-'))}"
 
 
 def command() -> str | None:

@@ -237,7 +237,12 @@ def check_weights(name: str, path: Path) -> None:
     files = weight_files(path)
     if not files and (path / PACKED).is_file():
         raise TutelageError(
-            f"the model {name!r} is packed; make a plain one of it: tutelage unpack {name} --out FOLDER"
+            f"the model {name!r} is packed; make a plain one of it: `tutelage unpack {name} --out FOLDER`"
+        )
+    if not files and _first(path, "*.onnx") and (made_of := _json(path / "export.json").get("model")):
+        raise TutelageError(
+            f"{name!r} is an export of the model {made_of!r}, without weights to load; name that model; the scores of the exported "
+            "files are in export.json"
         )
     if not files:
         for pattern, what in FOREIGN.items():

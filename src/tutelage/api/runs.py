@@ -277,7 +277,11 @@ def evaluate(
         config = checked_data(inputs, data, options)
         if config is None:
             raise TutelageError("there are no texts to score the model on; give --task NAME or --dev FILE")
-        return evaluated(inputs.model(model, "model"), config, quiet=quiet)
+        folder = inputs.model(model, "model")
+        found = evaluated(folder, config, quiet=quiet)
+    if not isinstance(model, tuple):
+        return found
+    return found.model_copy(update={"model": "model", "notes": [note.replace(folder, "model") for note in found.notes]})
 
 
 @takes_data(*FILES, "max_length")

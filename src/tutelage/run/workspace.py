@@ -26,6 +26,7 @@ from tutelage import memory
 from tutelage.anatomy import Head
 from tutelage.artifacts import held, read_signed, seal, sha256_of, signed, sync, write_json, write_text
 from tutelage.data.examples import Encoded
+from tutelage.data.given import FOLDER
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, command, last_reason
 from tutelage.evaluation.speed import cpu_name, fast_precision
@@ -35,7 +36,6 @@ from tutelage.recipes.config import RunConfig, changes, to_yaml, with_absolute_p
 from tutelage.recipes.recipe import Recipe
 from tutelage.report.model import REPORT, Report, load_report
 from tutelage.run import assistants
-from tutelage.run.inputs import FOLDER
 from tutelage.run.origins import VERSION
 from tutelage.students.final import final_network
 from tutelage.students.load import load_model

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from tutelage.artifacts import unwritable, write_json, write_text
+from tutelage.data.given import FOLDER
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig, changes
-from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import LOCK
 from tutelage.tasks.load import load_data

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tutelage import anatomy
 from tutelage.data.config import DataConfig
+from tutelage.data.given import FOLDER
 from tutelage.data.parts import held_part, part_of
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
@@ -28,7 +29,6 @@ from tutelage.recipes.choices import Precision
 from tutelage.recipes.config import as_options, validated
 from tutelage.recipes.settings import Settings, with_settings
 from tutelage.report.teachers import TeacherEntry
-from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.load import load_config

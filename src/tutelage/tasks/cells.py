@@ -17,6 +17,8 @@ from tutelage.errors import TutelageError
 GAPS = frozenset(("nan", "na", "n/a", "none", "null", "nil", "-", "?"))
 """What stands for a missing number, in lower case. Among names these may be names."""
 
+TRUTH = frozenset(("true", "false"))
+
 SEPARATORS = ("|", ";", ",")
 """What parts several classes in a cell, the first that occurs."""
 
@@ -421,6 +423,11 @@ def found_classes(path: Path, spelt: Mapping[str, int], *, nameable: bool = True
         raise TutelageError(
             f"{path}: the labels have {listed(sorted(names)) or 'no class'} only, two or more classes are needed; check which "
             f"column is the label{', or name all classes with --labels' if nameable else ''}"
+        )
+    if {loose(name) for name in names} <= {"0", "1", *TRUTH} and TRUTH & set(map(loose, names)) and {"0", "1"} & names:
+        raise TutelageError(
+            f"{path}: labels are truth values and numbers ({listed(sorted(names))}), which may mean the same; write all as "
+            "numbers, or all as truth values"
         )
     groups: dict[str, list[str]] = {}
     for name in sorted(names):

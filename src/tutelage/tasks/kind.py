@@ -263,7 +263,8 @@ class Kind(ABC):
         """The first metric of predictions as :meth:`scores` takes them, as a function of the examples that count, and how many
         there are: for intervals."""
         each = self.per_example(data, logits, texts)
-        if each.dtype.kind == "i" and each.size:  # a bootstrap reads rows at random: few bytes stay in the processor's cache
+        # A bootstrap reads rows at random: few bytes stay in the processor's cache.
+        if each.dtype.kind == "i" and each.size:
             each = each.astype(np.result_type(*map(np.min_scalar_type, (each.min(), each.max()))))
         # ``take`` gathers rows ten times as fast as ``each[rows]``, and a bootstrap does it a thousand times.
         return len(each), lambda rows: self.pooled(data.metrics[0], each.take(rows, axis=0))

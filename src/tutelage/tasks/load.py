@@ -11,6 +11,7 @@ import numpy as np
 from tutelage import memory
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples, hashed_keys
+from tutelage.data.given import titled
 from tutelage.data.labels import listed, places_of
 from tutelage.data.parts import part_of
 from tutelage.data.readers.conll import load_conll
@@ -104,11 +105,13 @@ def _without_evaluated(texts: Examples, data: Data, path: Path) -> tuple[Example
     evaluated = np.concatenate([hashed_keys(part) for part in data.dev.values()])
     kept = np.flatnonzero(~np.isin(hashed_keys(texts), evaluated))
     if not len(kept):
-        raise TutelageError(f"{path} has texts of the evaluation set alone, which are not trained on; leave it out")
+        raise TutelageError(
+            f"{titled(path)} has texts of the evaluation set alone, which are not trained on; leave it out"
+        )
     if len(kept) == len(texts):
         return texts, []
     count = f"{len(texts) - len(kept):,} of {len(texts):,}"
-    return texts.take(kept), [f"{path.name}: left out {count} texts because they are in the evaluation set"]
+    return texts.take(kept), [f"{titled(path).name}: left out {count} texts because they are in the evaluation set"]
 
 
 def _led_by(data: Data, metric: str) -> Data:

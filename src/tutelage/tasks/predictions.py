@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tutelage.data.config import DataConfig, Predictions
 from tutelage.data.examples import Data, Examples, key_of, keys_of
+from tutelage.data.given import task_name, titled
 from tutelage.data.labels import class_counts, known_labels, no_labels
 from tutelage.data.predicted import Compared, Predicted
 from tutelage.data.readers.files import read_table
@@ -117,11 +118,12 @@ def data_from(source: PredictionFile, config: DataConfig) -> Data:
         train = whole.take([row for row, name in enumerate(names) if name not in scored])
         sources["dev"], notes = origin, [*notes, *more]
         if not len(train):
-            raise TutelageError(f"{source.path} has the texts of {dev} alone; give predictions for training texts")
-    task = source.path.name.removesuffix(".gz").rpartition(".")[0]
+            raise TutelageError(
+                f"{source.path} has the texts of {titled(dev)} alone; give predictions for training texts"
+            )
     return Data(
-        task, kind.name, answers.labels, kind.metrics, train, {"dev": held_out}, sources=sources, notes=tuple(notes),
-        separator=table.separator,
+        task_name(source.path), kind.name, answers.labels, kind.metrics, train, {"dev": held_out}, sources=sources,
+        notes=tuple(notes), separator=table.separator,
     )  # fmt: skip
 
 
@@ -212,7 +214,7 @@ def with_predictions(data: Data, source: PredictionFile, config: DataConfig, *, 
     }
     ids = [name for name, good in zip(texts.ids, usable, strict=True) if good]
     predicted = Predicted(
-        file=str(source.path),
+        file=source.how.file,
         form=answers.form,
         columns=answers.columns,
         rows=len(source.keys),

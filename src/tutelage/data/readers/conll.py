@@ -10,6 +10,7 @@ import numpy as np
 
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
+from tutelage.data.given import titled
 from tutelage.data.readers.files import TABLES, ending_of, read_table
 from tutelage.data.readers.table import FileTable, shown
 from tutelage.errors import TutelageError
@@ -95,8 +96,8 @@ def own_sentences(train: Path, dev: Path | None, config: DataConfig) -> Data:
     else:
         scored, _ = read(dev, "dev", tags)
     if not len(scored) or not len(examples):
-        raise TutelageError(f"{train} has too few sentences to hold out some as dev; give a --dev file")
-    name = train.name.rpartition(".")[0] or train.name
+        raise TutelageError(f"{titled(train)} has too few sentences to hold out some as dev; give a --dev file")
+    name = titled(train).stem
     metrics = ("f1", "accuracy")
     return Data(
         name, "tokens", tags, metrics, examples, {"dev": scored}, sources=sources, notes=tuple(dict.fromkeys(notes))
