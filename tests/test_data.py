@@ -367,7 +367,7 @@ def test_given_labels(tmp_path):
     data = load(train, dev, labels=("c", "b", "a"))
     assert data.labels == ("c", "b", "a")
     assert data.train.labels.tolist() == [2, 1] and data.dev["dev"].labels.tolist() == [0]
-    message(lambda: load(train, dev, labels=("a", "c")), str(train), "line 3", "'b'", "--labels lacks")
+    message(lambda: load(train, dev, labels=("a", "c")), str(train), "line 3", "'b'", "labels lacks")
 
 
 def test_scores_of_a_large_json_file(tmp_path):

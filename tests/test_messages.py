@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -133,6 +136,46 @@ def test_a_cascade_names_no_folder_that_is_gone(
     kept = json.loads((tmp_path / "a" / "cascade.json").read_text())
     assert found.teacher is kept["teacher"] is None and kept["student"] == str(teacher_folder / "second")
     assert api.cascade(pair, teacher_folder / "second", tmp_path / "b", **given).student is None
+
+
+# ---------------------------------------------------------------------------------------- options in messages
+
+SOURCE = Path(option.__code__.co_filename).parent
+FLAG = re.compile(r"(?<![\w-])--[a-z]")
+COMMAND = re.compile(r"`[^`]*`")
+
+IN_PAGES = "report"
+"""Pages and cards are for whoever reads the folder: they speak the language of the command line."""
+
+NOT_YET = ("recipes/settings.py", "run/loading.py", "run/task.py", "students/load.py")
+"""Modules whose messages still have the words of the command line alone."""
+
+
+def literals(file: Path) -> Iterator[tuple[int, str]]:
+    """The texts of a module that are no docstrings and no options of a parser, without commands in backticks."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    skipped = {id(one.value) for one in ast.walk(tree) if isinstance(one, ast.Expr)}
+    for one in ast.walk(tree):
+        if isinstance(one, ast.Call) and getattr(one.func, "attr", "") == "add_argument":
+            skipped |= {id(given) for given in one.args}
+        elif isinstance(one, ast.JoinedStr) and id(one) not in skipped:
+            parts = [part.value if isinstance(part, ast.Constant) else "VALUE" for part in one.values]
+            skipped |= set(map(id, one.values))
+            yield one.lineno, COMMAND.sub("", "".join(parts))
+        elif isinstance(one, ast.Constant) and isinstance(one.value, str) and id(one) not in skipped:
+            yield one.lineno, COMMAND.sub("", one.value)
+
+
+def test_messages_name_options_as_the_user_typed_them() -> None:
+    """In Python an option is an argument: ``option("name")`` stands in messages, not ``--name``."""
+    found = [
+        f"{file.relative_to(SOURCE)}:{line}: {text}"
+        for file in sorted(SOURCE.rglob("*.py"))
+        if file.relative_to(SOURCE).parts[0] not in ("cli", IN_PAGES) and not file.as_posix().endswith(NOT_YET)
+        for line, text in literals(file)
+        if FLAG.search(text)
+    ]
+    assert found == []
 
 
 def test_an_option_is_an_argument_in_python() -> None:

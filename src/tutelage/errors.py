@@ -78,12 +78,13 @@ def of_the_machine(error: BaseException) -> str | None:
     text, name = str(error), type(error).__name__
     if out_of_memory(error):
         return (
-            f"out of memory ({last_reason(error)}); free memory and repeat the command, a run with --resume; or start anew with "
-            "a smaller model, or shorter texts (--max-length)"
+            f"out of memory ({last_reason(error)}); free memory and repeat the command, a run with {option('resume', True)}; "
+            f"or start anew with a smaller model, or shorter texts ({option('max_length')})"
         )
     if "No space left on device" in text:
         return (
-            f"the disk is full ({last_reason(error)}); free space and repeat the command; a run goes on with --resume"
+            f"the disk is full ({last_reason(error)}); free space and repeat the command; a run goes on with "
+            f"{option('resume', True)}"
         )
     if isinstance(error, OSError) and error.filename is not None:
         return f"{str(error.filename)!r}: {error.strerror or text}; see that it exists and may be read and written"

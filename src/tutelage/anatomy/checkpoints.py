@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.artifacts import check_seal
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9_][\w.\-]*)?")
 """``name`` or ``owner/name``, as the Hub allows them."""
@@ -158,7 +158,7 @@ def _other_folder(path: Path) -> str:
     if snapshots:
         return f"is a folder of the Hub's cache; name the snapshot in it: {str(snapshots[-1].parent)!r}"
     if (path / "teacher" / "config.json").is_file() and (path / "manifest.json").is_file():
-        return f"is a store of a teacher's knowledge, not a model; give it with --teacher-store {path}"
+        return f"is a store of a teacher's knowledge, not a model; give it with {option('teacher_store')} {path}"
     for pattern, what in FOREIGN.items():
         if (found := _first(path, pattern)) is not None:
             return f"holds {what} ({found}), and no config.json; {SAFE}"

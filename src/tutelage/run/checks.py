@@ -46,7 +46,8 @@ def check_storable(data: Data) -> None:
     """
     if not kind_of(data.kind).per_text:
         raise TutelageError(
-            f"a store keeps one prediction per text, but the task {data.task!r} has one per token; leave out --teacher-store"
+            f"a store keeps one prediction per text, but the task {data.task!r} has one per token; leave out "
+            f"{option('teacher_store')}"
         )
 
 
@@ -90,7 +91,7 @@ def check_unlabelled(config: RunConfig) -> None:
     if config.data.unlabeled is not None and all(stage.labels_only for stage in config.recipe.stages):
         raise TutelageError(
             f"the method {config.recipe.method!r} learns only from labels and cannot use the unlabelled texts of "
-            f"{config.data.unlabeled!r}; use a method with a teacher, or leave out --unlabeled"
+            f"{config.data.unlabeled!r}; use a method with a teacher, or leave out {option('unlabeled')}"
         )
 
 
@@ -311,7 +312,7 @@ def judged(
     data: Data,
     dev: dict[str, Texts],
     teacher: RunTeacher,
-    anyway: str | None = "--allow-weak-teacher",
+    anyway: str | None,
 ) -> tuple[Data, list[str]]:
     """Let the teacher answer the evaluation set; returns the data with what of these answers is a label, and the warnings of
     :func:`check_teacher`.
@@ -373,7 +374,7 @@ def other_order(counts: npt.NDArray[np.int64], data: Data, source: Source) -> st
         return None
     names = [data.labels[number] for number in order.classes]
     if unnamed(source.config) and not any("," in name for name in names):
-        remedy = f"pass --labels {','.join(names)}"
+        remedy = f"pass {option('labels')} {','.join(names)}"
     else:
         remedy = f"correct id2label in its config.json to {json.dumps(dict(enumerate(names)), ensure_ascii=False)}"
     return (

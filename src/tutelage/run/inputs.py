@@ -27,7 +27,7 @@ from tutelage.data.given import FOLDER, TEMPORARY, file_name
 from tutelage.data.readers.files import named
 from tutelage.data.readers.table import Cells, shown
 from tutelage.data.tokenizers import load_tokenizer
-from tutelage.errors import TutelageError, last_reason
+from tutelage.errors import TutelageError, last_reason, option
 from tutelage.tasks import kind_of
 
 Model = FilePath | tuple[Any, Any]
@@ -142,7 +142,9 @@ class Inputs:
         tree: dict[str, Any] = {} if before is None else before.model_dump(exclude_unset=True)
         if given is None and before is None:
             if prior is not None:
-                raise TutelageError("--prior corrects predictions; give them with --teacher-predictions FILE")
+                raise TutelageError(
+                    f"{option('prior')} corrects predictions; give them with {option('teacher_predictions')} FILE"
+                )
             return None
         if given is not None:
             if isinstance(given, str | os.PathLike):
@@ -208,12 +210,12 @@ class Inputs:
             return Path(self._temporary.name) / name
         place = self._out / FOLDER / name
         if (self._out / "config.yaml").exists() and not place.exists():
-            raise TutelageError(f"{str(self._out)!r} holds a run with another {what}; give another --out")
+            raise TutelageError(f"{str(self._out)!r} holds a run with another {what}; give another {option('out')}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TutelageError(
-                f"--out {str(self._out)!r} cannot be written ({error.strerror}); name another folder"
+                f"{option('out')} {str(self._out)!r} cannot be written ({error.strerror}); name another folder"
             ) from None
         return place
 

@@ -90,10 +90,12 @@ def read_unlabeled(path: Path, config: DataConfig, like: Data) -> tuple[Examples
     text, pair, lines = config.text, config.text_pair, ending_of(path) == ".txt"
     has_pairs = like.train.pairs is not None
     if has_pairs and (lines or pair is None):
-        remedy = "give a file with columns" if lines else "set text_pair to a column"
+        remedy = "give a file with columns" if lines else f"set {option('text_pair')} to a column"
         raise TutelageError(f"{titled(path)}: task {like.task} has pairs of texts; {remedy}")
     if pair is not None and not has_pairs:
-        raise TutelageError(f"{titled(path)}: task {like.task} has single texts; leave out text_pair ({pair!r})")
+        raise TutelageError(
+            f"{titled(path)}: task {like.task} has single texts; leave out {option('text_pair')} ({pair!r})"
+        )
     wanted = [name for name in (text, pair) if name is not None]
     table = read_lines(path) if lines else read_table(path, wanted, config.header)
     texts = table.texts("text" if lines else text, "text")
@@ -185,7 +187,8 @@ class _Part:
         count = 0 if classes is None else len(classes.names)
         if how.single_label and len(rows) > 40 and 2 * count > len(rows):
             self.table.notes.append(
-                f"{count} classes for {len(rows)} texts: is the label another column (--label), or a number (--kind regression)?"
+                f"{count} classes for {len(rows)} texts: is the label another column ({option('label')}), or a number "
+                f"({option('kind')} regression)?"
             )
         if how.named and (none := sum(not self.answers[row] for row in rows)):
             self.table.notes.append(f"{none:,} row{' has' if none == 1 else 's have'} no class")
@@ -222,8 +225,9 @@ def inferred(path: Path, values: Sequence[Any]) -> TextKind:
     if how.single_label and (several := cells.separated(values)) is not None:
         separator, example, count = several
         raise TutelageError(
-            f"{path}: {count:,} labels contain {separator!r}, such as {shown(example)}; pass --kind multilabel to read several "
-            "classes from each, or --kind classification to keep them whole"
+            f"{path}: {count:,} labels contain {separator!r}, such as {shown(example)}; pass {option('kind')} multilabel to "
+            "read several "
+            f"classes from each, or {option('kind')} classification to keep them whole"
         )
     return how
 
@@ -233,17 +237,21 @@ def _classes(part: _Part, how: TextKind, given: Sequence[str], known: Sequence[s
     path, width = part.table.path, part.column.width
     if not how.named:
         if given:
-            raise TutelageError(f"--labels names classes, and the labels of {path} are a {how.name}; leave it out")
+            raise TutelageError(
+                f"{option('labels')} names classes, and the labels of {path} are a {how.name}; leave it out"
+            )
         return None
     spelt = part.spelt()
     if width is not None:
         names = given or (known if len(known) == width else [str(place) for place in range(width)])
         if len(names) != width:
-            raise TutelageError(f"{path}: labels are {width} zeros and ones, --labels names {len(names)}; name {width}")
+            raise TutelageError(
+                f"{path}: labels are {width} zeros and ones, {option('labels')} names {len(names)}; name {width}"
+            )
         by_place = {place: place for place in range(width)} if given or names is known else None
-        return cells.Classes(tuple(names), "--labels" if given else "the model", by_place)
+        return cells.Classes(tuple(names), option("labels") if given else "the model", by_place)
     if given:
-        return cells.named(path, spelt, given, "--labels")
+        return cells.named(path, spelt, given, option("labels"))
     if known and (classes := cells.fitting(path, spelt, known)) is not None:
         return classes
     return cells.found_classes(path, spelt)
