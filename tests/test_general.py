@@ -557,7 +557,7 @@ def test_mistakes_end_in_one_line(scene: Path, tmp_path: Path, tokenizer) -> Non
         assert not (tmp_path / "never").exists()
 
     config = config_for(scene, tmp_path / "never", recipe)
-    refused("--corpus", config.model_copy(update={"corpus": None}))
+    refused("give corpus FOLDER", config.model_copy(update={"corpus": None}))
     refused("needs a teacher", config.model_copy(update={"teacher": None}))
     for name in ("train", "candidates", "unlabeled"):
         refused(f"{name}.* is for the texts of a task", config.model_copy(update={"data": DataConfig(**{name: "x"})}))

@@ -89,7 +89,7 @@ def test_folder(tmp_path):
     assert data.dev["dev"].labels.tolist() == [((9, "dog"), (0, "a dog")), None]
     assert data.dev["dev"].labelled.tolist() == [True, False]
     assert data.sources == {"train": "train-v1.1.json", "dev": "dev-v1.1.json.gz"}
-    message(lambda: load_squad("squad2", tmp_path), "train-v2.0.json", str(tmp_path), "--data-dir")
+    message(lambda: load_squad("squad2", tmp_path), "train-v2.0.json", str(tmp_path), "data_dir")
 
 
 def test_version_2(tmp_path):
@@ -189,7 +189,7 @@ def test_hub_out_of_reach(monkeypatch):
         raise ConnectionError("no\nroute")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    message(lambda: load_squad("squad", None), "rajpurkar/squad", "no route", "--data-dir")
+    message(lambda: load_squad("squad", None), "rajpurkar/squad", "no route", "data_dir")
 
 
 # Windows
