@@ -289,7 +289,7 @@ def test_all_rows_of_a_cut_question_are_cut(tokenizers):
 
 def test_what_cannot_be_encoded(tokenizers):
     examples = spans(["a"], ["b"], [()])
-    message(lambda: encode_spans(examples, tokenizers["bert"], 40, 20, 17), "max_length=40", "20 tokens", "stride=20")
+    message(lambda: encode_spans(examples, tokenizers["bert"], 40, 20, 17), "max_length 40", "20 tokens", "stride=20")
     assert len(encode_spans(examples, tokenizers["bert"], 40, 19, 17)) == 1
     gpt = GPT2TokenizerFast(vocab=numbered(BYTES), merges=[])
     message(lambda: encode_spans(examples, gpt), "[CLS]", "GPT2")
