@@ -249,7 +249,7 @@ def test_objects_give_the_student_that_files_give(teacher_folder: Path, tmp_path
     with torch.no_grad():
         model.classifier.bias += 1
     for changed in ({"teacher": pair}, {"train": table(61, 1)}):
-        with pytest.raises(TutelageError, match=r"holds a run with another (teacher|train); give another --out"):
+        with pytest.raises(TutelageError, match=r"holds a run with another (teacher|train); give another out"):
             distilled(teacher_folder, tmp_path / "objects", **same | changed)
     assert sorted((tmp_path / "objects").rglob("*")) == before
 
@@ -349,7 +349,7 @@ def test_sentences_and_questions_in_memory(tmp_path: Path) -> None:
             {"data": {"other": ["a"]}},
             "data has no split 'train', nor one to evaluate on (dev, validation, valid, val, eval, test); it has 'other'",
         ),
-        ({"data": {"test": table(4, 1)}}, "there are no training texts; give --task NAME or --train FILE"),
+        ({"data": {"test": table(4, 1)}}, "there are no training texts; give task NAME or train FILE"),
         (
             {"train": {"text": ["a"], "label": [object()]}},
             "train has a column 'label' that cannot be written as JSON (Object of type object",
@@ -843,5 +843,5 @@ def test_the_reference_is_of_these_docstrings() -> None:
 
 
 def test_a_student_that_no_path_can_be_is_refused_in_a_line() -> None:
-    with pytest.raises(TutelageError, match=r"^--student '~C\\x00a': name: .*null byte"):
+    with pytest.raises(TutelageError, match=r"^student '~C\\x00a': name: .*null byte"):
         parse("~C\0a")

@@ -44,7 +44,7 @@ def test_no_assistant_lies_between_neighbours(tmp_path: Path) -> None:
         TutelageError, match=r"more layers than the student \(3\) and fewer than its teacher \(4\)"
     ) as error:
         links(config)
-    remedy = str(error.value).partition("--set '")[2].removesuffix("'")
+    remedy = str(error.value).partition("settings '")[2].removesuffix("'")
     assert [one.recipe.student.layers for one in links(with_settings(config, [remedy]))] == [3, 3]
     with pytest.raises(ValidationError, match="init=between is a teacher assistant's"):
         Recipe(**{**dict(kd()), "student": Between()})

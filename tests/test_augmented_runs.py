@@ -238,12 +238,12 @@ def test_ablate_refuses_mistakes_before_the_general_stage(
     }
     for more, line in (
         ({"rows": ["no_x"]}, "there is no row 'no_x'"),
-        ({"candidates": None}, "give --candidates FOLDER"),
+        ({"candidates": None}, "give candidates FOLDER"),
         ({"seeds": 0}, "seeds: "),
         ({"seeds": 10**9}, "seeds: give at most 1,000 seeds"),
         ({"settings": ["stages.middle.lr=1"]}, "no row has this stage; there are general, intermediate, prediction"),
         ({"settings": ["stages.general.lrr=1"]}, "there is no such setting"),
-        ({}, "random' scores accuracy .* no better than a constant answer .*--set allow_weak_teacher=true"),
+        ({}, "random' scores accuracy .* no better than a constant answer .*settings allow_weak_teacher=true"),
     ):
         with pytest.raises(TutelageError, match=line) as error:
             api.ablate("tinybert", str(tmp_path / "out"), **{**given, **more})

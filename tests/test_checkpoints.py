@@ -342,7 +342,7 @@ def test_folders_that_hold_something_else(folder: Path, tmp_path: Path) -> None:
     cache = made("models--a--b", **{"snapshots__abc__config.json": "{}"})
     assert "snapshots" in refusal(lambda: resolve(str(cache)))
     store = made("store", **{"teacher__config.json": "{}", "manifest.json": "{}"})
-    assert "--teacher-store" in refusal(lambda: resolve(str(store)))
+    assert "teacher_store" in refusal(lambda: resolve(str(store)))
     assert "GGUF" in refusal(lambda: resolve(str(made("gguf", **{"a.gguf": "x"}))))
     assert "'one'" in refusal(lambda: resolve(str(made("many", **{"one__config.json": "{}"}))))
     assert "no checkpoint" in refusal(lambda: resolve(str(made("empty", **{"notes.txt": "x"}))))
@@ -558,7 +558,7 @@ def test_classes_in_another_order_stop_a_run(teacher_folder: Path, tmp_path: Pat
     renamed(path, lambda w: {k: v.flip(0) if k.startswith("classifier") else v for k, v in w.items()})
     configured(path, id2label={"0": "LABEL_0", "1": "LABEL_1"}, label2id={"LABEL_0": 0, "LABEL_1": 1})
     text = refusal(lambda: tutelage.distill(path, tmp_path / "run", student="layers=1", **files, quiet=True))
-    assert "--labels positive,negative" in text and not (tmp_path / "run").exists()
+    assert "labels positive,negative" in text and not (tmp_path / "run").exists()
     found = tutelage.evaluate(path, dev=files["dev"], quiet=True)
     assert any("positive, negative" in note for note in found.notes)
     # with names that are wrong, the names are to be corrected
@@ -573,7 +573,7 @@ def test_classes_in_another_order_stop_a_run(teacher_folder: Path, tmp_path: Pat
     few.write_text("".join(files["dev"].read_text().splitlines(keepends=True)[:8]))
     files["dev"] = few
     text = refusal(lambda: tutelage.distill(path, tmp_path / "run", student="layers=1", **files, quiet=True))
-    assert "--labels positive,negative" in text
+    assert "labels positive,negative" in text
 
 
 # --------------------------------------------------------------------------------------------------- success, and evaluation
@@ -621,20 +621,20 @@ def test_the_kind_of_a_checkpoint_is_that_of_the_task(folder: Path, teacher_fold
     score = lambda model, path, **more: tutelage.evaluate(model, dev=path, quiet=True, **more)  # noqa: E731
     given = {"train": dev, "method": "kd", "student": "layers=1", "quiet": True}
     learn = lambda **more: tutelage.distill(teacher, out, **given | more)  # noqa: E731
-    assert "with --kind classification" in refusal(lambda: score(teacher, hot))
+    assert "with kind classification" in refusal(lambda: score(teacher, hot))
     assert score(teacher, hot, kind="classification").metric == "accuracy"
     named = refusal(lambda: learn(train=hot, dev=hot, kind="classification"))
-    assert "give --labels negative,positive" in named
+    assert "give labels negative,positive" in named
     configured(folder, problem_type="multi_label_classification")
-    assert "with --kind multilabel" in refusal(lambda: score(folder, dev))
+    assert "with kind multilabel" in refusal(lambda: score(folder, dev))
     assert score(folder, dev, kind="multilabel").metric == "micro_f1"
     assert "the model" in refusal(lambda: learn(student=folder))
-    assert "with --kind multilabel" in refusal(lambda: learn(team=[teacher, folder], method="ensemble"))
+    assert "with kind multilabel" in refusal(lambda: learn(team=[teacher, folder], method="ensemble"))
     one = {"num_labels": 1, "problem_type": None, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     configured(folder, **one)
     renamed(folder, lambda found: {k: v[:1] if k.startswith("classifier") else v for k, v in found.items()})
     assert "one output, a regression" in (line := refusal(lambda: score(folder, scores)))
-    assert "with --kind regression" in line and score(folder, scores, kind="regression").metric == "pearson"
+    assert "with kind regression" in line and score(folder, scores, kind="regression").metric == "pearson"
     assert not out.exists()
 
 
@@ -773,12 +773,12 @@ def test_case_of_unnamed_classes_in_another_order(base: Callable[..., Path], tmp
     script(case / "make.py", tmp_path / "nli", 0, 2, 1)
     files: dict[str, Any] = {"train": case / "train.csv", "dev": case / "dev.csv", "quiet": True, **columns}
     text = refusal(lambda: tutelage.distill(tmp_path / "nli", tmp_path / "a", student="layers=1", **files))
-    assert re.search(r"pass --labels \w+,\w+,\w+", text) and not (tmp_path / "a").exists()
+    assert re.search(r"pass labels \w+,\w+,\w+", text) and not (tmp_path / "a").exists()
     fine_tuned(base(), tmp_path / "two", case, "sent.csv", "sentdev.csv", epochs=12, lr=3e-3)
     script(case / "make.py", tmp_path / "two")
     files = {"train": case / "flip.csv", "dev": case / "flipdev.csv", "quiet": True}
     text = refusal(lambda: tutelage.distill(tmp_path / "two", tmp_path / "b", student="layers=1", **files))
-    assert re.search(r"pass --labels \w+,\w+;", text)
+    assert re.search(r"pass labels \w+,\w+;", text)
 
 
 @needs_cases

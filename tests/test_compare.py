@@ -394,7 +394,7 @@ def plan(root: Path, **more: Any) -> dict[str, Any]:
         ({"seeds": 0}, "plan.yaml: seeds"),
         ({"stepz": 3}, "plan.yaml: stepz: there is no such field"),
         ({"steps": 1, "methods": ["tinybert"]}, "steps 1 is fewer than the 2 stages"),
-        ({"students": ["layers=x"]}, "--student 'layers=x'"),
+        ({"students": ["layers=x"]}, "student 'layers=x'"),
         (
             {"students": ["layers=1", "layers=9"]},
             r"^train, kd, layers=9 and train, pkd, layers=9: 9 layers cannot be copied: the teacher has 4",
@@ -460,9 +460,9 @@ def test_a_plan_and_a_folder_that_do_not_fit(teacher_folder: Path, tmp_path: Pat
     tree = plan(teacher_folder)
     with pytest.raises(TutelageError, match="two of the tasks are 'train'; give one of them another name"):
         api.compare({**tree, "tasks": tree["tasks"] * 2}, out=tmp_path / "out")
-    with pytest.raises(TutelageError, match="leave out --teacher and the options of data"):
+    with pytest.raises(TutelageError, match="leave out teacher and the options of data"):
         api.compare(tree, out=tmp_path / "out", teacher=teacher_folder / "teacher")
-    with pytest.raises(TutelageError, match="there is no teacher; give --teacher FOLDER, or name"):
+    with pytest.raises(TutelageError, match="there is no teacher; give teacher FOLDER, or name"):
         api.compare(out=tmp_path / "out", methods=["kd"], train="a.csv")
     with pytest.raises(TutelageError, match=r"there is no file 'none.yaml'; docs/guides/compare.md shows one"):
         api.compare("none.yaml", out=tmp_path / "out")

@@ -171,7 +171,7 @@ def test_students_by_words(text: str, expected) -> None:
     "text", ["layers=0", "layers=x", "layer=3", "layers=3,init=magic", "layers=3,hidden=big", "layers=1+x"]
 )
 def test_wrong_students(text: str) -> None:
-    with pytest.raises(TutelageError, match="--student") as caught:
+    with pytest.raises(TutelageError, match="student") as caught:
         parse(text)
     assert "\n" not in str(caught.value)
 

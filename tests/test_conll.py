@@ -128,7 +128,7 @@ def test_errors(tmp_path):
         write(path, content)
         message(lambda: read_conll(path, "train"), str(path), *parts)
     message(lambda: read_conll(tmp_path / "no", "train"), "no", "cannot be read")
-    message(lambda: load_conll(tmp_path), "eng.train or train.txt", str(tmp_path), "--data-dir")
+    message(lambda: load_conll(tmp_path), "eng.train or train.txt", str(tmp_path), "data_dir")
 
 
 def test_hub(monkeypatch):
@@ -156,7 +156,7 @@ def test_hub_out_of_reach(monkeypatch):
         raise ConnectionError("no\nroute")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    message(lambda: load_conll(None), "eriktks/conll2003", "no route", "--data-dir")
+    message(lambda: load_conll(None), "eriktks/conll2003", "no route", "data_dir")
 
 
 @pytest.mark.parametrize(

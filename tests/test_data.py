@@ -158,7 +158,7 @@ def test_glue_unknown_task(glue):
 def test_glue_errors(glue):
     cola = glue / "CoLA" / "train.tsv"
     header = "index\tsentence1\tsentence2\tlabel\n"
-    message(lambda: load_glue("sst2", glue), "train.tsv", "SST-2", "--data-dir")
+    message(lambda: load_glue("sst2", glue), "train.tsv", "SST-2", "data_dir")
     write(cola, "x\t1\t\tfine\nx\t1\n")
     message(lambda: load_glue("cola", glue), str(cola), "line 2", "2 columns")
     write(cola, "x\t2\t\tfine\n")
@@ -198,7 +198,7 @@ def test_glue_hub_out_of_reach(monkeypatch):
         raise ConnectionError("no\nroute")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    message(lambda: load_glue("rte", None), "rte", "no route", "--data-dir")
+    message(lambda: load_glue("rte", None), "rte", "no route", "data_dir")
 
 
 # name: rows of train and dev as in the data's README
@@ -367,7 +367,7 @@ def test_given_labels(tmp_path):
     data = load(train, dev, labels=("c", "b", "a"))
     assert data.labels == ("c", "b", "a")
     assert data.train.labels.tolist() == [2, 1] and data.dev["dev"].labels.tolist() == [0]
-    message(lambda: load(train, dev, labels=("a", "c")), str(train), "line 3", "'b'", "--labels lacks")
+    message(lambda: load(train, dev, labels=("a", "c")), str(train), "line 3", "'b'", "labels lacks")
 
 
 def test_scores_of_a_large_json_file(tmp_path):

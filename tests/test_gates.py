@@ -290,7 +290,7 @@ def test_what_gates_cannot_do_is_refused_in_one_line(teacher_folder: Path, tmp_p
             TutelageError, match=f"heads and neurons of a {family} cannot be removed.*{why}.*use one of"
         ):
             build(Gated(), tiny_model(family), labelled(*LABELS), 0)
-    with pytest.raises(TutelageError, match="takes its weights from a teacher; give --teacher"):
+    with pytest.raises(TutelageError, match="takes its weights from a teacher; give teacher"):
         build(Gated(), None, labelled(*LABELS), 0)
     for share in (0.0, 1.0, 1.5):
         with pytest.raises(TutelageError, match="share"):
@@ -306,7 +306,7 @@ def test_what_gates_cannot_do_is_refused_in_one_line(teacher_folder: Path, tmp_p
             Stage(**{**dict(prune), **change})
     with pytest.raises(ValidationError, match="needs the mechanism gates in its first stage"):
         Recipe(**{**dict(cofi()), "stages": [cofi().stages[1]]})
-    with pytest.raises(ValidationError, match=r"--student share=0\.5"):
+    with pytest.raises(ValidationError, match=r"student share=0\.5"):
         Recipe(**{**dict(cofi()), "student": Copied()})
     short = cofi().model_copy(update={"stages": [prune.model_copy(update={"epochs": 2})]})
     data = DataConfig(train=str(teacher_folder / "train.csv"), dev=str(teacher_folder / "dev.csv"))
@@ -321,7 +321,7 @@ def test_what_gates_cannot_do_is_refused_in_one_line(teacher_folder: Path, tmp_p
         run(config.model_copy(update={"recipe": tiny}), quiet=True)
     for term, spec, message in (
         (AttentionScores(), Gated(), "stage 'finetune' compares the attention of a student whose layers lose heads"),
-        (Pooled(), Gated(), "stage 'finetune' compares the pooled output.*use --student hidden=false"),
+        (Pooled(), Gated(), "stage 'finetune' compares the pooled output.*use student hidden=false"),
         (Pooled(), Gated(hidden=False), "has 24 steps"),
     ):
         stages = [short.stages[0], cofi().stages[1].model_copy(update={"objective": [term]})]

@@ -557,13 +557,13 @@ def test_mistakes_end_in_one_line(scene: Path, tmp_path: Path, tokenizer) -> Non
         assert not (tmp_path / "never").exists()
 
     config = config_for(scene, tmp_path / "never", recipe)
-    refused("--corpus", config.model_copy(update={"corpus": None}))
+    refused("give corpus FOLDER", config.model_copy(update={"corpus": None}))
     refused("needs a teacher", config.model_copy(update={"teacher": None}))
     for name in ("train", "candidates", "unlabeled"):
         refused(f"{name}.* is for the texts of a task", config.model_copy(update={"data": DataConfig(**{name: "x"})}))
     refused(r"set stages\.general\.data\.length", config.model_copy(update={"data": DataConfig(max_length=8)}))
     refused("for the texts of a task", config.model_copy(update={"teacher_store": "auto"}))
-    refused("carry out --stage general first", config.model_copy(update={"recipe": kd()}))
+    refused("carry out stage general first", config.model_copy(update={"recipe": kd()}))
     other = tokenizer.__class__(vocab={word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "x"])})
     tiny_model().save_pretrained(tmp_path / "other")
     other.save_pretrained(tmp_path / "other")

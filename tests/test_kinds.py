@@ -253,11 +253,11 @@ def test_a_teachers_outputs_are_matched_by_name(row: Row) -> None:
 @pytest.mark.parametrize(
     ("kind", "problem", "remedy"),
     [
-        ("classification", "multi_label_classification", "--kind multilabel, or"),
+        ("classification", "multi_label_classification", "kind multilabel, or"),
         ("classification", "regression", "classification; use a teacher fine-tuned on a classification task"),
         ("multilabel", "single_label_classification", "multilabel; use a teacher fine-tuned on a multilabel task"),
-        ("one-hot", "single_label_classification", "--kind classification, or"),
-        ("numbers", None, "one output, a regression, and the data are read as classification; read files of your own with --kind "
+        ("one-hot", "single_label_classification", "kind classification, or"),
+        ("numbers", None, "one output, a regression, and the data are read as classification; read files of your own with kind "
             "regression, or"),
         ("regression", "multi_label_classification", "regression; use a teacher fine-tuned on a regression task"),
     ],

@@ -126,7 +126,7 @@ def test_an_optimiser_that_does_not_fit_ends_the_run_which_resumes_to_the_same_b
     with pytest.raises(torch.OutOfMemoryError) as caught:
         learn(tokenizer, stage, wider=True, say=said.append, save=lambda state: states.append(copy.deepcopy(state)))
     assert len(states) == 3 and not of_memory(said)
-    assert "a run with --resume" in str(of_the_machine(caught.value))
+    assert "a run with resume=True" in str(of_the_machine(caught.value))
     resumed, _, _ = learn(tokenizer, stage, wider=True, resumed=states[-1])
     assert same_weights(resumed, plain)
 
@@ -141,7 +141,7 @@ def test_one_text_that_does_not_fit_ends_the_run(tokenizer) -> None:
 def test_a_step_that_is_never_cut_names_the_setting_that_helps(tokenizer) -> None:
     accelerator = Accelerator(cpu=True)
     fails_once(accelerator, at=1)
-    with pytest.raises(TutelageError, match=r"step of 16 examples .* \(--set stages\.all\.batch_size=8\)"):
+    with pytest.raises(TutelageError, match=r"step of 16 examples .* \(settings stages\.all\.batch_size=8\)"):
         learn(tokenizer, tiny_stage(objective=[SimilarityMatrix()]), accelerator=accelerator)
 
 

@@ -318,15 +318,15 @@ def test_a_column_for_each_class_without_labels(tmp_path: Path, names: tuple[str
     with pytest.raises(TutelageError, match="if each has the probability of a class") as error:
         read(path)
     labels, columns = str(error.value).rpartition("name them: ")[2].split(" or ")
-    setting = parsed([columns.removeprefix("--set '").removesuffix("'")])
-    for options in ({"labels": labels.removeprefix("--labels ")}, {"columns": setting["predictions.columns"]}):
+    setting = parsed([columns.removeprefix("settings '").removesuffix("'")])
+    for options in ({"labels": labels.removeprefix("labels ")}, {"columns": setting["predictions.columns"]}):
         data = read(path, **options)
         assert (data.kind, data.labels) == ("classification", names)
         assert len(data.train) + len(data.dev["dev"]) == 60
     gold = gold_file(tmp_path / "gold.csv", range(20))
     with pytest.raises(TutelageError) as error:
         read(path, train=gold)
-    assert "--labels" not in str(error.value) and "predictions.columns=" in str(error.value)
+    assert "labels" not in str(error.value) and "predictions.columns=" in str(error.value)
     with pytest.raises(TutelageError, match="no answer is a label"):  # one class's probability is no label
         read(path, train=gold, columns=names[0])
 
@@ -335,9 +335,9 @@ def test_columns_of_classes_are_matched_by_the_words_of_their_names(tmp_path: Pa
     """In the order of the labels where no names help; the plan says which column is which class."""
     gold = gold_file(tmp_path / "gold.csv", range(60))
     path = predictions(tmp_path / "p.jsonl", lambda n: {f"prob_{name}": lean(n)[name] for name in reversed(LABELS)})
-    with pytest.raises(TutelageError, match="in the order of the labels 'negative', 'positive': --set") as error:
+    with pytest.raises(TutelageError, match="in the order of the labels 'negative', 'positive': settings") as error:
         read(path, train=gold)
-    setting = parsed([str(error.value).rpartition("--set '")[2].removesuffix("'")])["predictions.columns"]
+    setting = parsed([str(error.value).rpartition("settings '")[2].removesuffix("'")])["predictions.columns"]
     for columns in (setting, list(reversed(setting))):
         data = read(path, train=gold, columns=columns)
         assert data.predicted.agreement["train"].scores["accuracy"] == 1
@@ -356,7 +356,7 @@ def test_a_column_of_labels_that_is_not_the_only_one(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "both.jsonl", rows)
     for options in ({}, {"train": path}):
         with pytest.raises(
-            TutelageError, match=r"\('label', 'llm'\); name those that are: --set predictions.columns=llm"
+            TutelageError, match=r"\('label', 'llm'\); name those that are: settings predictions.columns=llm"
         ):
             read(path, **options)
     data = read(path, train=path, columns="llm")
@@ -376,7 +376,7 @@ def test_scores_of_people_are_not_taken_for_the_teachers(tmp_path: Path) -> None
     path = jsonl(tmp_path / "p.jsonl", rows)
     for options in ({}, {"train": path}):
         with pytest.raises(
-            TutelageError, match=r"\('label', 'llm'\); name those that are: --set predictions.columns=llm"
+            TutelageError, match=r"\('label', 'llm'\); name those that are: settings predictions.columns=llm"
         ):
             read(path, kind="regression", **options)
     for name, gold in (("prediction", "label"), ("label", "human_score"), ("answer", "label")):
@@ -404,7 +404,9 @@ def test_a_flag_is_no_second_column_of_answers(tmp_path: Path, signs: tuple[Any,
         {**row, "llm": signs[n if i % 5 else 1 - n]} for i, (row, n) in enumerate(zip(rows, NUMBERS, strict=True))
     ]
     path = jsonl(tmp_path / "second.jsonl", second)
-    with pytest.raises(TutelageError, match=r"\('label', 'llm'\); name those that are: --set predictions.columns=llm"):
+    with pytest.raises(
+        TutelageError, match=r"\('label', 'llm'\); name those that are: settings predictions.columns=llm"
+    ):
         read(path)
     for name in ("prediction", "answer"):  # a name that says it, and the labels' own
         told = [{**row, name: row["llm"]} for row in second]
@@ -415,7 +417,7 @@ def test_a_flag_is_no_second_column_of_answers(tmp_path: Path, signs: tuple[Any,
     mine = [{"text": row["text"], "mine": row["label"], "is_long": row["is_long"]} for row in rows]
     found = read(jsonl(tmp_path / "mine.jsonl", mine), label="mine")
     assert found.predicted.columns == "column 'mine' (not 'is_long')"
-    with pytest.raises(TutelageError, match=r"--set predictions.columns=llm"):
+    with pytest.raises(TutelageError, match=r"settings predictions.columns=llm"):
         read(jsonl(tmp_path / "gold.jsonl", [{"text": r["text"], "gold": r["label"], "llm": r["llm"]} for r in second]))
 
 
@@ -428,7 +430,7 @@ def test_rare_classes_are_named(tmp_path: Path) -> None:
     rows[9]["label"] = "nil"
     jsonl(path, rows)
     (note,) = read(path).notes
-    assert "('I cannot help with that' 9; 'nil' 1)" in note and "--labels" in note
+    assert "('I cannot help with that' 9; 'nil' 1)" in note and "labels" in note
     assert read(path, labels=LABELS, unknown="drop").predicted.counts["unknown answers"] == 10
 
 
@@ -586,7 +588,7 @@ WRONG = {
     "logarithms without labels": (
         lambda n: {"logprobs": {"negative": -0.3, "positive": -2.0}},
         {},
-        "name them with --labels a,b,c",
+        "name them with labels a,b,c",
     ),
     "a list without labels": (lambda n: {"probs": [0.5, 0.5]}, {}, "lists of numbers, which do not say the classes"),
     "a list of another length": (
@@ -601,7 +603,7 @@ WRONG = {
     "several columns": (
         lambda n: {"prediction": LABELS[n], "probs": lean(n)},
         {},
-        "name those that are: --set predictions.columns=probs",
+        "name those that are: settings predictions.columns=probs",
     ),
     "a column by name": (lambda n: {"label": LABELS[n]}, {"columns": "lable"}, "has no column 'lable'"),
     "a prior for labels": (lambda n: {"label": LABELS[n]}, {"prior": "uniform"}, "predictions.prior changes nothing"),
@@ -610,8 +612,8 @@ WRONG = {
         {"weights": "entropy"},
         "predictions.weights changes nothing",
     ),
-    "a prior from no labels": (lambda n: {"probs": lean(n)}, {"prior": "data"}, "give some with --train"),
-    "a prior of another length": (lambda n: {"probs": lean(n)}, {"prior": [0.2, 0.3, 0.5]}, "--prior has 3 numbers"),
+    "a prior from no labels": (lambda n: {"probs": lean(n)}, {"prior": "data"}, "give some with train"),
+    "a prior of another length": (lambda n: {"probs": lean(n)}, {"prior": [0.2, 0.3, 0.5]}, "prior has 3 numbers"),
     "another kind": (lambda n: {"label": LABELS[n]}, {"kind": "tokens"}, "a task of kind tokens needs other answers"),
     "a word for a score": (lambda n: {"label": "high"}, {"kind": "regression"}, "no answer is a number ('high' 60)"),
     "one class": (lambda n: {"label": "same"}, {}, "two or more classes are needed"),
@@ -860,7 +862,7 @@ def test_regression_and_several_labels_run(tmp_path: Path, teacher_folder: Path)
 
 
 REFUSED = {
-    "no student": ({"student": None}, "have no layers to copy; give --student"),
+    "no student": ({"student": None}, "have no layers to copy; give student"),
     "sizes alone": ({"student": "layers=1,hidden=32"}, "like=bert-base-uncased"),
     "hidden states": ({"method": "pkd", "student": "layers=1,source=SOURCE"}, "compares the layers of a teacher"),
     "labels alone": ({"method": "finetune"}, "learns from labels alone"),
@@ -917,5 +919,5 @@ def test_command_line(tmp_path: Path, teacher_folder: Path) -> None:
 def test_text_without_labels_names_both_remedies(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "t.jsonl", [{"text": text} for text in TEXTS])
     for options in ({"train": path}, {"unlabeled": path}):
-        with pytest.raises(TutelageError, match=r"--unlabeled.*--teacher-predictions"):
+        with pytest.raises(TutelageError, match=r"unlabeled.*teacher_predictions"):
             load_data(DataConfig(**options))

@@ -651,7 +651,7 @@ def test_a_pruned_student_by_words(text: str, expected: Pruned) -> None:
     "text", ["rank=0", "rank=8,hidden=16", "init=pruned,layers=2+4", "heads=none", "target_flops=0"]
 )
 def test_wrong_words_are_refused(text: str) -> None:
-    with pytest.raises(TutelageError, match="--student") as caught:
+    with pytest.raises(TutelageError, match="student") as caught:
         parse(text)
     assert "\n" not in str(caught.value)
 

@@ -176,7 +176,7 @@ def test_the_way_is_told_and_a_student_that_computes_something_else_is_not_passe
 
 
 def test_what_cannot_be_reduced_is_refused_in_one_line(teacher_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(TutelageError, match="takes its weights from a teacher; give --teacher"):
+    with pytest.raises(TutelageError, match="takes its weights from a teacher; give teacher"):
         build(SMALL, None, labelled("a", "b"), 0)
     with pytest.raises(TutelageError, match="layers=5 is too large: the teacher has layers=4"):
         build(Reduced(layers=5), tiny_model(), labelled("a", "b"), 0)
@@ -192,7 +192,7 @@ def test_what_cannot_be_reduced_is_refused_in_one_line(teacher_folder: Path, tmp
             Stage(**{**dict(width), **change})
     with pytest.raises(ValidationError, match="needs the mechanism reduction in its first stage"):
         Recipe(**{**dict(rosita()), "stages": [rosita().stages[1]]})
-    with pytest.raises(ValidationError, match="use --student init=reduced,layers=8"):
+    with pytest.raises(ValidationError, match="use student init=reduced,layers=8"):
         Recipe(**{**dict(rosita()), "student": Copied()})
     data = DataConfig(train=str(teacher_folder / "train.csv"), dev=str(teacher_folder / "dev.csv"))
     config = RunConfig(recipe=rosita(), data=data, teacher=str(teacher_folder / "teacher"), out=str(tmp_path / "run"))

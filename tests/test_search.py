@@ -294,7 +294,7 @@ def test_a_weak_teacher_is_found_before_its_knowledge_is_stored(
     monkeypatch.setattr(search.stores, "write", written)
     given = words(teacher_folder, teacher=str(teacher_folder / "random"))
     with pytest.raises(
-        TutelageError, match=r"no better than a constant answer .*, or pass --set allow_weak_teacher=true"
+        TutelageError, match=r"no better than a constant answer .*, or pass settings allow_weak_teacher=true"
     ):
         api.search_knowledge(out=str(tmp_path / "out"), **given)
     assert not list(tmp_path.iterdir())

@@ -405,7 +405,7 @@ def test_mistakes_are_one_line(
     write_csv(tmp_path / "numbers.csv", 20, 1)
     numbers = "text,label\n" + "\n".join(f"good word{i},{i}.5" for i in range(20))
     (tmp_path / "numbers.csv").write_text(numbers)
-    refused("temperature=0", temperature=0)
+    refused("temperature 0", temperature=0)
     refused("texts -3 is no number of texts; give 1 or more, or 0 for all", texts=-3)
     refused("a checkpoint has no place for a temperature; leave out temperature", format="checkpoint", temperature=2)
     config = tiny_config("bert", layers=1)

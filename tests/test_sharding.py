@@ -112,6 +112,6 @@ def test_a_run_goes_on_divided_or_whole(
 def test_a_mechanism_that_works_on_whole_weights_is_refused(teacher_folder: Path, tmp_path: Path, monkeypatch) -> None:
     switch_on(monkeypatch)
     config = config_for("wid", teacher_folder, tmp_path / "run")
-    with pytest.raises(TutelageError, match=r"the mechanism pruning works on whole weights, .* without --use_fsdp"):
+    with pytest.raises(TutelageError, match=r"the mechanism pruning works on whole weights, .* without `--use_fsdp`"):
         run(config, quiet=True)
     assert not (tmp_path / "run").exists()

@@ -89,7 +89,7 @@ def test_folder(tmp_path):
     assert data.dev["dev"].labels.tolist() == [((9, "dog"), (0, "a dog")), None]
     assert data.dev["dev"].labelled.tolist() == [True, False]
     assert data.sources == {"train": "train-v1.1.json", "dev": "dev-v1.1.json.gz"}
-    message(lambda: load_squad("squad2", tmp_path), "train-v2.0.json", str(tmp_path), "--data-dir")
+    message(lambda: load_squad("squad2", tmp_path), "train-v2.0.json", str(tmp_path), "data_dir")
 
 
 def test_version_2(tmp_path):
@@ -189,7 +189,7 @@ def test_hub_out_of_reach(monkeypatch):
         raise ConnectionError("no\nroute")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    message(lambda: load_squad("squad", None), "rajpurkar/squad", "no route", "--data-dir")
+    message(lambda: load_squad("squad", None), "rajpurkar/squad", "no route", "data_dir")
 
 
 # Windows
@@ -289,7 +289,7 @@ def test_all_rows_of_a_cut_question_are_cut(tokenizers):
 
 def test_what_cannot_be_encoded(tokenizers):
     examples = spans(["a"], ["b"], [()])
-    message(lambda: encode_spans(examples, tokenizers["bert"], 40, 20, 17), "max_length=40", "20 tokens", "stride=20")
+    message(lambda: encode_spans(examples, tokenizers["bert"], 40, 20, 17), "max_length 40", "20 tokens", "stride=20")
     assert len(encode_spans(examples, tokenizers["bert"], 40, 19, 17)) == 1
     gpt = GPT2TokenizerFast(vocab=numbered(BYTES), merges=[])
     message(lambda: encode_spans(examples, gpt), "[CLS]", "GPT2")

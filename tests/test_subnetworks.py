@@ -222,7 +222,7 @@ def stage(**more: Any) -> Stage:
         (lambda: stage(train="head"), "set data=train and train=all"),
         (
             lambda: Recipe(method="m", title="m", paper="m", student=Copied(layers=2), stages=[stage()]),
-            "use --student init=ordered",
+            "use student init=ordered",
         ),
         (
             lambda: Recipe(**{**METHODS["dynabert"]().model_dump(), "stages": [METHODS["dynabert"]().stages[1]]}),

@@ -263,7 +263,7 @@ def test_a_failure_of_the_machine_is_one_line(error: Exception, line: str, monke
 
 def test_settings_that_divide_a_model_among_processes_are_refused(monkeypatch) -> None:
     """On CPUs accelerate would train as if they were not there; on GPUs the student would be saved in parts."""
-    remedy = "use torchrun --nproc_per_node N -m tutelage"
+    remedy = "use `torchrun --nproc_per_node N -m tutelage"
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(TutelageError, match=rf"use DeepSpeed \(ACCELERATE_USE_DEEPSPEED\).* {remedy}"):
         new_accelerator()
@@ -388,7 +388,7 @@ def test_a_sealed_file_is_as_it_was_written_or_refused(tmp_path: Path) -> None:
 def test_a_name_that_no_folder_can_have_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
     with (
-        pytest.raises(TutelageError, match=r"^--out .* cannot be written \(.*\); name another folder"),
+        pytest.raises(TutelageError, match=r"^out .* cannot be written \(.*\); name another folder"),
         locked(str(tmp_path / "new" / name if name != "dangling" else tmp_path / name)),
     ):
         pass

@@ -110,7 +110,7 @@ def test_spellings_that_differ_by_case_stop_unless_the_classes_are_named(tmp_pat
     content = column("Pos", "pos", "neg", "pos", "good  one", "good one")
     message = error(tmp_path / "a.csv", content)
     assert "'Pos' (1 row) and 'pos' (2 rows)" in message and "'good  one' (1 row) and 'good one'" in message
-    remedy = message.partition("--labels (")[2].removesuffix(")")
+    remedy = message.partition("labels (")[2].removesuffix(")")
     data = read(tmp_path / "a.csv", labels=remedy)
     assert len(data.labels) == 3 and np.bincount(data.train.labels).tolist() == [3, 2, 1]
     assert any("'Pos' (1 row) is read as 'pos'" in note for note in data.notes)
@@ -121,7 +121,7 @@ def test_spellings_that_differ_by_case_stop_unless_the_classes_are_named(tmp_pat
 def test_invisible_characters_are_no_spelling_of_their_own(tmp_path):
     content = column("pos\u200b", "pos", "pos", "neg", "\ufeffpos")
     message = error(tmp_path / "a.csv", content)
-    assert r"'pos\u200b' (1 row)" in message and "--labels (neg,pos)" in message
+    assert r"'pos\u200b' (1 row)" in message and "labels (neg,pos)" in message
     assert read(tmp_path / "a.csv", labels="neg,pos").train.labels.tolist() == [1, 1, 1, 0, 1]
     assert "line 2 has no label" in error(tmp_path / "a.csv", column("\u200b", "pos", "neg"))
 
@@ -144,7 +144,7 @@ def test_lists_of_databases(tmp_path):
 )  # fmt: skip
 def test_lists_of_numbers_that_no_class_has(tmp_path, content):
     assert (
-        "line 1 has label [" in (message := error(tmp_path / "a.jsonl", content)) and "--teacher-predictions" in message
+        "line 1 has label [" in (message := error(tmp_path / "a.jsonl", content)) and "teacher_predictions" in message
     )
     path = tmp_path / "a.csv"
     path.write_text(column(*(json.dumps(json.loads(line)["label"]) for line in content.splitlines())))
@@ -176,7 +176,7 @@ def test_cells_with_several_classes_are_refused_until_a_kind_is_named(tmp_path):
     for separator in "|;,":
         content = column(f"a{separator} b", "b", f"c{separator}a", "c")
         message = error(tmp_path / "a.csv", content)
-        assert f"2 labels contain {separator!r}" in message and "--kind multilabel" in message
+        assert f"2 labels contain {separator!r}" in message and "kind multilabel" in message
         several = read(tmp_path / "a.csv", kind="multilabel")
         assert several.labels == ("a", "b", "c")
         assert several.train.labels.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1], [0, 0, 1]]
@@ -192,12 +192,12 @@ def test_named_classes(tmp_path):
     assert read(path, column(1, 2, 3), labels=names).train.labels.tolist() == [0, 1, 2]
     assert read(path, column("neutral", "Entailment"), labels=names).train.labels.tolist() == [1, 2]
     assert read(path, column(2, 3), labels=names).train.labels.tolist() == [1, 2]
-    assert "numbers from 0 to 3, --labels names 3 classes" in error(path, column(0, 1, 2, 3), labels=names)
-    assert "'maybe', which --labels lacks" in error(path, column("neutral", "maybe"), labels=names)
-    assert "--labels names classes" in error(path, column(0.5, 1), labels=names)
+    assert "numbers from 0 to 3, labels names 3 classes" in error(path, column(0, 1, 2, 3), labels=names)
+    assert "'maybe', which labels lacks" in error(path, column("neutral", "maybe"), labels=names)
+    assert "labels names classes" in error(path, column(0.5, 1), labels=names)
     hot = tmp_path / "a.jsonl"
     assert read(hot, labelled([1, 0, 1], [0, 0, 0]), labels=names).labels == tuple(names.split(","))
-    assert "4 zeros and ones, --labels names 3; name 4" in error(hot, labelled([1, 0, 1, 0]), labels=names)
+    assert "4 zeros and ones, labels names 3; name 4" in error(hot, labelled([1, 0, 1, 0]), labels=names)
     for wrong in ("a", "a,a", "a,,b"):
         with pytest.raises(ValueError, match="two or more names"):
             DataConfig(labels=wrong)
@@ -221,10 +221,10 @@ def test_numbers_that_may_count_from_0_or_from_1(tmp_path):
     names = ("one", "two", "three", "four", "five")
     with pytest.raises(TutelageError, match=r"the model names 5 classes.*may count from 0 or from 1: write the names"):
         load_data(DataConfig(train=path, dev=path), known=names)
-    assert "write the names in place of the numbers, or leave out --labels" in error(path, labels=names)
+    assert "write the names in place of the numbers, or leave out labels" in error(path, labels=names)
     assert read(path).labels == ("1", "2", "3", "4")
     message = error(path, column(-1, 0, 1), labels="neg,neu,pos")
-    assert "numbers from -1 to 1" in message and "or leave out --labels" in message
+    assert "numbers from -1 to 1" in message and "or leave out labels" in message
     assert read(path).labels == ("-1", "0", "1")
     hot = read(tmp_path / "a.jsonl", labelled([0, 1, 1, 0], [0, 1, 0, 0]), labels="a,b,c,d")
     assert hot.train.labels.tolist() == [[0, 1, 1, 0], [0, 1, 0, 0]]
@@ -420,14 +420,14 @@ def test_files_without_header(tmp_path):
     rows = '"a, b",x\nc,y\n'
     data = read(tmp_path / "a.csv", rows, header=False, text="0", label="1")
     assert data.train.texts == ["a, b", "c"] and data.labels == ("x", "y")
-    assert "--text 0 --label 1" in error(tmp_path / "a.csv", header=False)
-    assert "pass --no-header and numbers: --text 0 --label 1" in error(
+    assert "text 0 label 1" in error(tmp_path / "a.csv", header=False)
+    assert "pass header=False and numbers: text 0 label 1" in error(
         tmp_path / "a.csv", "one two three four five,1\na,0\n"
     )
     data = read(tmp_path / "a.json", json.dumps([["a", "x"], ["b", "y"]]), header=False, text="0", label="1")
     assert data.train.texts == ["a", "b"] and data.labels == ("x", "y")
-    assert "--no-header and number them" in error(tmp_path / "a.json")
-    assert "leave out --no-header" in error(tmp_path / "b.jsonl", labelled("a", "b"), header=False)
+    assert "header=False and number them" in error(tmp_path / "a.json")
+    assert "leave out header=False" in error(tmp_path / "b.jsonl", labelled("a", "b"), header=False)
 
 
 @pytest.mark.parametrize("orient", ["columns", "records", "index", "split", "table", "list", "lines", "one line"])
@@ -461,7 +461,7 @@ def test_columns_of_json_go_together_by_row(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "parts"),
     [
-        ("a.json", '{"train": [["a", "x"]], "val": [["b", "y"]]}', ["keys 'train', 'val'", "a file of its own", "--no-header"]),
+        ("a.json", '{"train": [["a", "x"]], "val": [["b", "y"]]}', ["keys 'train', 'val'", "a file of its own", "header=False"]),
         ("a.json", '{"train": {"text": ["a"], "label": [1]}}', ["keys 'train'", "a file of its own"]),
         ("a.json", '{"text": ["a"], "label": [1, 2]}', ["different lengths ('text' 1, 'label' 2)"]),
         ("a.jsonl", "null\n", ["line 1 is None, not an object"]),
@@ -471,7 +471,7 @@ def test_columns_of_json_go_together_by_row(tmp_path):
         ("a.jsonl", '{"text": "\\ud800", "label": 1}\n{"text": "b", "label": 2}\n', ["line 1 has half a character"]),
         ("a.jsonl", '{"text": "a", "label": 1}\n{oops\n{"text": "b", "label": 2}\n', ["line 2 is not JSON"]),
         ("a.jsonl", labelled({"x": 1}, 1), ["line 1 has label {'x': 1}, which is no name"]),
-        ("a.csv", "text\na\nb\n", ["no column 'label'", "--unlabeled"]),
+        ("a.csv", "text\na\nb\n", ["no column 'label'", "scores need labels"]),
         ("a.csv", "text,label\na,b,1\nc,d,0\n", ["each row has 3 fields, the header 2"]),
         ("a.csv", 'text,label\n"a\nb,0\nc,1\n', ["line 2 opens a quote and does not close it"]),
         ("a.csv", "text,label\na,x\nb,y\nc,d,x\n,y\ne,\nf,y\n", ["3 of 6 rows", "line 4 has 3", "line 5 has no text"]),
@@ -491,7 +491,7 @@ def test_columns_of_json_go_together_by_row(tmp_path):
         ("a.arrow", b"", ["datasets.Dataset.from_file", "give the object"]),
         ("a.csv", "text,label\n", ["no rows below its header"]),
         ("a.csv", column("0.5", "1", "nan", "NA"), ["2 of 4 rows", "'nan' is a gap among numbers"]),
-        ("a.csv", column("a", "a"), ["'a' only", "--labels"]),
+        ("a.csv", column("a", "a"), ["'a' only", "name all classes with labels"]),
         ("a.jsonl", labelled([1, 0, 0], [1, 1], [0, 0, 0]), ["line 2 has label [1, 1], which is not 3 zeros and ones"]),
         ("a.csv", column("[[1]]", "[2]"), ["line 2 has label '[[1]]', a list in a list"]),
     ],
@@ -528,7 +528,9 @@ def test_bad_rows_are_left_out_when_asked(tmp_path):
     assert data.sources["train"] == "a.csv, without 3 bad rows"
     assert "a.csv: left out 3 of 6 rows: line 4 has 3 fields" in " ".join(data.notes)
     (tmp_path / "dev.csv").write_text(column("x", "z", "y"))
-    with pytest.raises(TutelageError, match=r"dev\.csv: line 3 has label 'z', which .*b\.csv lacks .*--skip-bad-rows"):
+    with pytest.raises(
+        TutelageError, match=r"dev\.csv: line 3 has label 'z', which .*b\.csv lacks .*skip_bad_rows=True"
+    ):
         read(tmp_path / "a.csv", dev=tmp_path / "dev.csv", skip_bad_rows=False, train=write(tmp_path / "b.csv"))
     data = read(tmp_path / "a.csv", dev=tmp_path / "dev.csv", unlabeled=tmp_path / "a.csv", skip_bad_rows=True)
     assert len(data.dev["dev"]) == 2 and len(data.unlabeled) == 5 - 1
@@ -546,7 +548,7 @@ def test_tokens_from_json_lines(tmp_path):
     assert [row.tolist() for row in data.train.labels] == [[2, 0], [1]]
     assert kind_of("tokens").about(data) == "tokens, 5 classes: O 1, B-LOC 1, B-PER 1, I-LOC 0, I-PER 0"
     numbers = lines({"tokens": ["anna", "lives"], "ner_tags": [1, 0]})
-    assert "--labels O,B-" in error(tmp_path / "b.jsonl", numbers, kind="tokens")
+    assert "labels O,B-" in error(tmp_path / "b.jsonl", numbers, kind="tokens")
     named = read(tmp_path / "b.jsonl", numbers, kind="tokens", labels="O,B-PER,I-PER")
     assert named.labels == ("O", "B-PER", "I-PER") and named.train.labels[0].tolist() == [1, 0]
     pieces = lines({"tokens": ["anna", "lives"], "ner_tags": [1, -100]})
@@ -638,7 +640,7 @@ FIELD_CASES = [
     ("15_errors_that_mislead/tabs.csv", {}, "classification, 2 classes: 0 10, 1 10"),
     ("15_errors_that_mislead/splits.json", {}, "keys 'train', 'test'"),
     ("15_errors_that_mislead/pandas.json", {}, "classification, 2 classes: 0 10, 1 10"),
-    ("15_errors_that_mislead/textonly.csv", {}, "--unlabeled"),
+    ("15_errors_that_mislead/textonly.csv", {}, "as unlabeled beside"),
     ("15_errors_that_mislead/nan.csv", {}, "line 6 has no label ('nan' is a gap among numbers)"),
     ("15_errors_that_mislead/decimal_comma.csv", {}, "regression, scores from 0 to 4.9"),
     ("15_errors_that_mislead/gaps.csv", {}, "7 of 60 rows cannot be used: line 2 has no text; line 11 has no text; line 20"),

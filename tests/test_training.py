@@ -531,7 +531,7 @@ def test_a_loss_that_is_not_finite_ends_in_one_line(tokenizer) -> None:
     from tutelage.errors import TutelageError
 
     stage = tiny_stage(objective=[Hidden()], warmup=0.0, weight_decay=0.0, epochs=20)
-    with pytest.raises(TutelageError, match=r"became (nan|inf).*--set stages"):
+    with pytest.raises(TutelageError, match=r"became (nan|inf).*settings stages"):
         learn(tokenizer, stage.model_copy(update={"lr": 1e25}))  # a rate that no setting has any more
 
 

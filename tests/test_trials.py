@@ -464,7 +464,7 @@ def test_a_metric_of_ones_own_leads(teacher_folder: Path) -> None:
     files = {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")}
     data = load_data(DataConfig(**files, metric="macro_f1"))
     assert data.metrics == ("macro_f1", "accuracy") and data.selected_by == ("macro_f1",)
-    with pytest.raises(TutelageError, match="--metric spearman: a task of kind classification has accuracy"):
+    with pytest.raises(TutelageError, match="metric spearman: a task of kind classification has accuracy"):
         load_data(DataConfig(**files, metric="spearman"))
 
 

@@ -32,9 +32,16 @@ class Stopped(BaseException):
 _words: ContextVar[tuple[str, ...] | None] = ContextVar("words", default=None)
 
 
-def option(name: str) -> str:
-    """An option as the user typed it: ``--max-train`` on the command line, ``max_train`` in Python."""
-    return name if _words.get() is None else f"--{name.replace('_', '-')}"
+TYPED = {"settings": "set", "members": "member", "plugins": "plugin"}
+"""Options whose name on the command line is not that of their parameter."""
+
+
+def option(name: str, value: bool | None = None) -> str:
+    """An option as the user typed it: ``--max-train`` on the command line, ``max_train`` in Python; with its ``value`` a switch:
+    ``--no-header`` or ``header=False``."""
+    if _words.get() is None:
+        return name if value is None else f"{name}={value}"
+    return f"--{'no-' if value is False else ''}{TYPED.get(name, name.replace('_', '-'))}"
 
 
 def command() -> str | None:
@@ -71,12 +78,13 @@ def of_the_machine(error: BaseException) -> str | None:
     text, name = str(error), type(error).__name__
     if out_of_memory(error):
         return (
-            f"out of memory ({last_reason(error)}); free memory and repeat the command, a run with --resume; or start anew with "
-            "a smaller model, or shorter texts (--max-length)"
+            f"out of memory ({last_reason(error)}); free memory and repeat the command, a run with {option('resume', True)}; "
+            f"or start anew with a smaller model, or shorter texts ({option('max_length')})"
         )
     if "No space left on device" in text:
         return (
-            f"the disk is full ({last_reason(error)}); free space and repeat the command; a run goes on with --resume"
+            f"the disk is full ({last_reason(error)}); free space and repeat the command; a run goes on with "
+            f"{option('resume', True)}"
         )
     if isinstance(error, OSError) and error.filename is not None:
         return f"{str(error.filename)!r}: {error.strerror or text}; see that it exists and may be read and written"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.artifacts import check_seal
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9_][\w.\-]*)?")
 """``name`` or ``owner/name``, as the Hub allows them."""
@@ -158,7 +158,7 @@ def _other_folder(path: Path) -> str:
     if snapshots:
         return f"is a folder of the Hub's cache; name the snapshot in it: {str(snapshots[-1].parent)!r}"
     if (path / "teacher" / "config.json").is_file() and (path / "manifest.json").is_file():
-        return f"is a store of a teacher's knowledge, not a model; give it with --teacher-store {path}"
+        return f"is a store of a teacher's knowledge, not a model; give it with {option('teacher_store')} {path}"
     for pattern, what in FOREIGN.items():
         if (found := _first(path, pattern)) is not None:
             return f"holds {what} ({found}), and no config.json; {SAFE}"
@@ -237,7 +237,12 @@ def check_weights(name: str, path: Path) -> None:
     files = weight_files(path)
     if not files and (path / PACKED).is_file():
         raise TutelageError(
-            f"the model {name!r} is packed; make a plain one of it: tutelage unpack {name} --out FOLDER"
+            f"the model {name!r} is packed; make a plain one of it: `tutelage unpack {name} --out FOLDER`"
+        )
+    if not files and _first(path, "*.onnx") and (made_of := _json(path / "export.json").get("model")):
+        raise TutelageError(
+            f"{name!r} is an export of the model {made_of!r}, without weights to load; name that model; the scores of the exported "
+            "files are in export.json"
         )
     if not files:
         for pattern, what in FOREIGN.items():

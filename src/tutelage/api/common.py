@@ -114,7 +114,7 @@ def made(
         return method_recipe(method, task, ablation, more)
     if ablation is not None:
         raise TutelageError(
-            f"--ablation {ablation} is for methods by name; change the recipe, which is an object, instead"
+            f"{option('ablation')} {ablation} is for methods by name; change the recipe, which is an object, instead"
         )
     recipe = method() if callable(method) else method
     if not isinstance(recipe, Recipe):
@@ -203,8 +203,8 @@ def stored_teacher(store: FilePath | None) -> str:
     folder = place_or_none(store)
     if folder in (None, "auto"):
         raise TutelageError(
-            "there is no teacher; give --teacher FOLDER, a --teacher-store FOLDER of one, a --team, or a file of predictions with "
-            "--teacher-predictions FILE"
+            f"there is no teacher; give {option('teacher')} FOLDER, a {option('teacher_store')} FOLDER of one, a {option('team')}, "
+            f"or a file of predictions with {option('teacher_predictions')} FILE"
         )
     Store(folder)  # says so if it is none
     return str(Path(folder) / "teacher")

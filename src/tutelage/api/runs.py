@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from tutelage.data.signature import takes_data
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.recipes.choices import Dtype, Precision, Tracker
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def pretrain(
             spec = parse(student) if isinstance(student, str) else student
             if not isinstance(spec, Fresh):
                 raise TutelageError(
-                    f"--student {student!r} makes no new network; give sizes, such as layers=4,hidden=312"
+                    f"{option('student')} {student!r} makes no new network; give sizes, such as layers=4,hidden=312"
                 )
             spec = spec.model_copy(update={"like": name})
         with as_options():
@@ -276,8 +276,14 @@ def evaluate(
     with Inputs() as inputs:
         config = checked_data(inputs, data, options)
         if config is None:
-            raise TutelageError("there are no texts to score the model on; give --task NAME or --dev FILE")
-        return evaluated(inputs.model(model, "model"), config, quiet=quiet)
+            raise TutelageError(
+                f"there are no texts to score the model on; give {option('task')} NAME or {option('dev')} FILE"
+            )
+        folder = inputs.model(model, "model")
+        found = evaluated(folder, config, quiet=quiet)
+    if not isinstance(model, tuple):
+        return found
+    return found.model_copy(update={"model": "model", "notes": [note.replace(folder, "model") for note in found.notes]})
 
 
 @takes_data(*FILES, "max_length")

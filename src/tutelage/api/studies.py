@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from tutelage.data.signature import takes_data
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.recipes.choices import Dtype, Launcher, Precision
 
 if TYPE_CHECKING:
@@ -98,7 +98,9 @@ def ablate(
         raise TutelageError(f"there are no ablation tables of {method!r}; use tinybert")
     spec = parse(student) if isinstance(student, str) else student
     if not isinstance(spec, Fresh):
-        raise TutelageError(f"--student {student!r} makes no new network; give sizes, such as layers=4,hidden=312")
+        raise TutelageError(
+            f"{option('student')} {student!r} makes no new network; give sizes, such as layers=4,hidden=312"
+        )
     read_plugins(plugins)
     with Inputs(out) as inputs:
         return ablation.ablate(
@@ -191,7 +193,9 @@ def compare(
         if teacher is not None:
             own["tasks"] = [{"teacher": inputs.model(teacher, "teacher"), "data": texts}]
         elif data_config(texts) != DataConfig():
-            raise TutelageError("there is no teacher; give --teacher FOLDER, or name teachers and texts in the plan")
+            raise TutelageError(
+                f"there is no teacher; give {option('teacher')} FOLDER, or name teachers and texts in the plan"
+            )
 
         def recipe_of(method: ComparedMethod, student: str, task: str | None) -> Recipe:
             spec = specs.get(student, student) or None
@@ -254,7 +258,7 @@ def chain(
 
     if not through:
         raise TutelageError(
-            "there is no assistant between teacher and student; give --through layers=5, or use distill"
+            f"there is no assistant between teacher and student; give {option('through')} layers=5, or use distill"
         )
     more = read_plugins(plugins)
     with Inputs(out) as inputs:

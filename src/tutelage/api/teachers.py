@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from tutelage.data.signature import takes_data
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.recipes.choices import Precision
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def crossfit(
     from tutelage.studies.crossfit import crossfit as crossfitted
 
     if folds < 2:
-        raise TutelageError(f"--folds {folds} leaves nothing to learn from; give at least 2")
+        raise TutelageError(f"{option('folds')} {folds} leaves nothing to learn from; give at least 2")
     read_plugins(plugins)
     with Inputs(out) as inputs:
         start = Checkpoint(name=inputs.model(model, "model"))

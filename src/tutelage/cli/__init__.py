@@ -110,25 +110,25 @@ def main(words: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with the exit code, unless it is 0.
     """
-    try:
-        typed = sys.argv[1:] if words is None else words
-        with command_line(typed):
+    typed = sys.argv[1:] if words is None else words
+    with command_line(typed):
+        try:
             for word in typed:
                 _check_text(word)
             code = app.main(words, prog_name="tutelage", standalone_mode=False)
-    except (TutelageError, typer.TyperException) as error:
-        text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print(f"tutelage: {' '.join(text.replace('Value error, ', '').split())}", file=sys.stderr)
-        sys.exit(2)
-    except Exception as error:
-        if (line := of_the_machine(error)) is None:
-            raise
-        print(f"tutelage: {' '.join(TutelageError(line).args[0].split())}", file=sys.stderr)
-        sys.exit(2)
-    except Stopped as error:
-        print(f"tutelage: {error}", file=sys.stderr)
-        sys.exit(error.code)
-    except typer.Abort:
-        sys.exit(130)
+        except (TutelageError, typer.TyperException) as error:
+            text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+            print(f"tutelage: {' '.join(text.replace('Value error, ', '').split())}", file=sys.stderr)
+            sys.exit(2)
+        except Exception as error:
+            if (line := of_the_machine(error)) is None:
+                raise
+            print(f"tutelage: {' '.join(TutelageError(line).args[0].split())}", file=sys.stderr)
+            sys.exit(2)
+        except Stopped as error:
+            print(f"tutelage: {error}", file=sys.stderr)
+            sys.exit(error.code)
+        except typer.Abort:
+            sys.exit(130)
     if code:
         sys.exit(code)

@@ -14,13 +14,12 @@ import typer
 from typer.core import TyperCommand
 
 from tutelage import api
+from tutelage.errors import TYPED
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
 NAMES = {
-    "settings": "--set",
-    "members": "--member",
-    "plugins": "--plugin",
+    **{name: f"--{typed}" for name, typed in TYPED.items()},
     "filtered": "--filtered/--unfiltered",
 }
 """Options whose name is not that of their parameter."""

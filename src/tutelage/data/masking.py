@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tutelage.data.draws import uniform
 from tutelage.data.examples import NO_TARGET, UNLABELLED, Encoded, Rows
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -65,7 +65,7 @@ class Masker:
         if tokenizer.mask_token_id is None and masking.mask and (masking.probability or masking.at_least_one):
             raise TutelageError(
                 "the tokenizer has no mask token, which masked language modelling needs; predict next words "
-                "(pretrain --causal), or set mask to 0"
+                f"(pretrain {option('causal', True)}), or set mask to 0"
             )
         if masking.smoothing and counts is None:
             raise TutelageError(f"smoothing={masking.smoothing:g} needs token counts, and there are none; set it to 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tutelage.errors import option
 from tutelage.mechanisms.mechanism import Mechanism, StageLike, check_last
 from tutelage.students.specs import Student
 
@@ -35,8 +36,8 @@ class Cutting(Mechanism):
     def check_student(self, stage: StageLike, student: Student, *, first: bool) -> None:
         if not first or student.needs_mechanism != self.kind:
             raise ValueError(
-                f"stage {stage.name!r} {self.does}, which must be the first stage of a student made for it; use --student "
-                f"{self.takes}, or another method"
+                f"stage {stage.name!r} {self.does}, which must be the first stage of a student made for it; use "
+                f"{option('student')} {self.takes}, or another method"
             )
 
     def settled(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import model_validator
 
 from tutelage.anatomy import Shape, family_named
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.knowledge.cuts import Cut, Neurons, Tokens
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.mapping import Mapping, Pairs, in_words, pairs
@@ -251,8 +251,9 @@ class FirstToken(Term):
         if not mapped and self.layers != "gcd":
             raise TutelageError(
                 f"first_token with layers={self.layers!r} compares all layers but the student's last, and a student of "
-                f"{student.layers} layer(s) has no other; give it at least 2 (--student layers=2), or name a teacher layer: "
-                "--set stages.*.first_token.layers=[1]"
+                f"{student.layers} layer(s) has no other; give it at least 2 ({option('student')} layers=2), or name a "
+                "teacher layer: "
+                f"{option('settings')} stages.*.first_token.layers=[1]"
             )
         cuts = frozenset(self.cuts(student, teacher))
         return Needs(hidden=frozenset(s for s, _ in mapped)), Needs(cuts=cuts)

@@ -10,6 +10,8 @@ from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, Type
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from tutelage.errors import option
+
 Base = TypeVar("Base", bound=BaseModel)
 
 
@@ -68,6 +70,7 @@ class ByKind:
         kind = value.get(self.key)
         if kind not in known:
             raise ValueError(
-                f"there is no {self.what} {kind!r} (there are {', '.join(known)}); if a plug-in defines it, give --plugin FILE"
+                f"there is no {self.what} {kind!r} (there are {', '.join(known)}); if a plug-in defines it, give "
+                f"{option('plugins')} FILE"
             )
         return known[kind].model_validate(value)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.anatomy import Shape, family_named
 from tutelage.data.batches import Batch
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
@@ -113,10 +113,10 @@ class ObjectivePlan:
         if self.predicted and not term.teacherless and not term.on_logits:
             raise TutelageError(
                 f"the objective {term.kind} compares the layers of a teacher, and a file of predictions has none; use a method "
-                "that learns from predictions alone (`tutelage methods`), or give --teacher"
+                f"that learns from predictions alone (`tutelage methods`), or give {option('teacher')}"
             )
         if self.teacher is None and not self.predicted and not term.teacherless:
-            raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
+            raise TutelageError(f"the objective {term.kind} needs a teacher; give one with {option('teacher')}")
         for shape in (self.student, None if term.teacherless else self.teacher):
             if shape is not None and not term.on_logits and not family_named(shape.family).layers:
                 raise TutelageError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from tutelage.anatomy import Shape, family_named
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.fields import Size, Temperature
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.term import Answers, Comparison, Term
@@ -222,7 +222,7 @@ class PTP(Term):
         if family_named(student.family).causal:
             raise TutelageError(
                 f"ptp reads the first token, which sees no other token in a {student.family}; leave "
-                "the stage out (--ablation no_ptp)"
+                f"the stage out ({option('ablation')} no_ptp)"
             )
         if family_named(student.family).reads_pooler:
             return Needs(pooled=True), Needs()

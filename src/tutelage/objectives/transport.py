@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from tutelage.anatomy import Shape
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.mapping import Pairs
 from tutelage.objectives.term import Comparison, Project, Term, resolve_projection
@@ -52,7 +52,8 @@ class Transport(Term):
         if "attention" in self.of and student.heads != teacher.heads:
             raise TutelageError(
                 f"{self.kind} compares attention scores head by head, but the student has {student.heads} heads and the teacher "
-                f"{teacher.heads}; use heads={teacher.heads}, or hidden states alone (--set stages.*.transport.of=[hidden])"
+                f"{teacher.heads}; use heads={teacher.heads}, or hidden states alone ({option('settings')} "
+                "stages.*.transport.of=[hidden])"
             )
         needed = []
         for shape in (student, teacher):

@@ -18,7 +18,7 @@ from typing import get_type_hints
 
 from pydantic import BaseModel
 
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.mechanisms.mechanism import Mechanism
 from tutelage.objectives.kinds import kinds_of, ours
 from tutelage.objectives.term import Term
@@ -90,13 +90,15 @@ def _module(path: Path) -> ModuleType:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise TutelageError(f"--plugin {str(path)!r} cannot be read ({error.strerror}); give a Python file") from None
+        raise TutelageError(
+            f"{option('plugins')} {str(path)!r} cannot be read ({error.strerror}); give a Python file"
+        ) from None
     name = f"tutelage_plugin_{hashlib.sha256(os.fsencode(path.resolve()) + content).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise TutelageError(f"--plugin {str(path)!r} is no Python file; give one that ends in .py")
+        raise TutelageError(f"{option('plugins')} {str(path)!r} is no Python file; give one that ends in .py")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -104,7 +106,7 @@ def _module(path: Path) -> ModuleType:
         del sys.modules[name]
         reason = " ".join(str(error).split())
         raise TutelageError(
-            f"--plugin {str(path)!r} cannot be run ({type(error).__name__}: {reason}); correct it"
+            f"{option('plugins')} {str(path)!r} cannot be run ({type(error).__name__}: {reason}); correct it"
         ) from None
     return module
 

@@ -11,7 +11,7 @@ from tutelage.data.augmentation.rules import Rules
 from tutelage.data.augmentation.variants import Augmentation
 from tutelage.data.corpus.packing import Packing
 from tutelage.data.masking import Masking
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.fields import Count, Length, Positive, Rate, Weight
 from tutelage.mechanisms.mechanism import AnyMechanism
 from tutelage.objectives.term import Term
@@ -320,7 +320,7 @@ class Recipe(BaseModel):
         stages = of(self.stages)
         if not stages:
             where, other = ("a corpus", "task") if name == "general" else ("a task", "general")
-            raise TutelageError(f"the method {self.method!r} has no stage on {where}; use --stage {other}")
+            raise TutelageError(f"the method {self.method!r} has no stage on {where}; use {option('stage')} {other}")
         own = [a if a.stages is None else a.model_copy(update={"stages": of(a.stages)}) for a in self.assistants]
         assistants = [assistant for assistant in own if assistant.stages != []]
         return self.model_copy(update={"stages": stages, "assistants": assistants})

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.recipes.config import RunConfig, validated, yaml_value
 from tutelage.recipes.recipe import Recipe
 
@@ -31,11 +31,13 @@ def parsed(settings: Settings) -> dict[str, Any]:
     for setting in [settings] if isinstance(settings, str) else settings or ():
         path, sign, text = setting.partition("=")
         if not sign:
-            raise TutelageError(f"--set {setting!r:.200} has no value; write path=value")
+            raise TutelageError(f"{option('settings')} {setting!r:.200} has no value; write path=value")
         try:
             value = yaml_value(text)
         except yaml.YAMLError:
-            raise TutelageError(f"--set {setting!r:.200}: {text!r:.200} is no YAML value; quote it") from None
+            raise TutelageError(
+                f"{option('settings')} {setting!r:.200}: {text!r:.200} is no YAML value; quote it"
+            ) from None
         found.pop(path.strip(), None)  # of two for one path the later, in its place
         found[path.strip()] = value
     return found
@@ -59,16 +61,20 @@ def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
         # The whole path given beats a path in which it is only hidden.
         found = [p for p in found if len(p) == len(wanted)] or found
         if not found:
-            raise TutelageError(f"--set {path:.200}: there is no such setting; {_instead(wanted, places)}")
+            raise TutelageError(
+                f"{option('settings')} {path:.200}: there is no such setting; {_instead(wanted, places)}"
+            )
         if len(found) > 1 and "*" not in wanted:
             options = ", ".join(".".join(name for name, _ in place) for place in found)
-            raise TutelageError(f"--set {path:.200} fits several settings ({options}); name one, or use * for all")
+            raise TutelageError(
+                f"{option('settings')} {path:.200} fits several settings ({options}); name one, or use * for all"
+            )
         for place in found:
             node = tree
             for _, key in place[:-1]:
                 node = node[key]
             node[place[-1][1]] = value
-    return validated(tree, "--set")
+    return validated(tree, option("settings"))
 
 
 def setting(settings: Settings, path: str, default: Any = None) -> Any:

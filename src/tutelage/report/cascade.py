@@ -59,13 +59,14 @@ class CascadeReport(Block):
     version: Literal[1] = 1
     tutelage: str
     """Version of the package."""
-    student: str
-    """Absolute path of a folder or of a file, or a hub id."""
+    student: str | None
+    """Absolute path of a folder or of a file, or a hub id. Null for a model in memory."""
     file: str | None
     """The ONNX file that answered. Null for a checkpoint."""
     fingerprint: str
     """Of the student's weights. Another model must not answer by these rules."""
-    teacher: str
+    teacher: str | None
+    """As ``student``."""
     source: str
     """Where the rows come from."""
     labels: list[str]

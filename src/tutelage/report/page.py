@@ -113,7 +113,7 @@ def draw(*, title: str, verdict: str, asides: Sequence[str], sections: Iterable[
 REPEAT = Section(
     title="Repeat this run",
     paragraphs=["In the folder of this report:"],
-    command="tutelage run config.yaml --set out=NEW-FOLDER",
+    command="tutelage run config.yaml --out NEW-FOLDER",
 )
 
 

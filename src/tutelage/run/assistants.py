@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tutelage import anatomy
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.recipes.config import RunConfig
 from tutelage.students.load import load_config
 from tutelage.students.pruned import check_limits
@@ -27,7 +27,9 @@ def links(config: RunConfig) -> list[RunConfig]:
     """
     recipe, out = config.recipe, Path(str(config.out))
     if config.teacher is None:
-        raise TutelageError("teacher assistants are between a teacher model and a student; give --teacher FOLDER")
+        raise TutelageError(
+            f"teacher assistants are between a teacher model and a student; give {option('teacher')} FOLDER"
+        )
     found: list[RunConfig] = []
     teacher = anatomy.shape_of(load_config(str(config.teacher)))
     for number, assistant in enumerate(recipe.assistants, start=1):
@@ -86,7 +88,8 @@ def _shape(student: Student, teacher: anatomy.Shape) -> anatomy.Shape:
     if last > teacher.layers:
         raise TutelageError(
             f"layer {last} cannot be taken from a teacher of {teacher.layers}; name assistants and student from large to small, as "
-            f"--set 'recipe.assistants=[{{init: copied, layers: {max(teacher.layers - 1, 1)}}}]' --student layers=1"
+            f"{option('settings')} 'recipe.assistants=[{{init: copied, layers: {max(teacher.layers - 1, 1)}}}]' "
+            f"{option('student')} layers=1"
         )
     origin = origin_of(student)
     whole = teacher if origin is None else anatomy.shape_of(load_config(origin))

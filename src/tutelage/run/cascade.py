@@ -18,6 +18,7 @@ from tutelage.anatomy.checkpoints import resolve
 from tutelage.artifacts import free_place, new_folder, sha256_of, write_json
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples, rows_among
+from tutelage.data.given import is_temporary
 from tutelage.data.labels import label_names
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError, option
@@ -104,10 +105,10 @@ def cascade(
         shares = probabilities(ours.numpy(), small.temperature)
         report = CascadeReport(
             tutelage=__version__,
-            student=os.path.abspath(student) if home.is_dir() else student,
+            student=_place(student),
             file=None if graph is None else graph.name,
             fingerprint=small.fingerprint(),
-            teacher=os.path.abspath(teacher) if os.path.isdir(teacher) else teacher,
+            teacher=_place(teacher),
             source=f"{part} of {data.task}",
             labels=list(data.labels),
             temperature=small.temperature,
@@ -128,6 +129,13 @@ JUDGED = (
     "the student's run chose its checkpoint on these rows (holdout=0), so the promise may not hold for others; give rows of their "
     "own as evaluation set"
 )
+
+
+def _place(model: str) -> str | None:
+    """Where a model will be found; nowhere for an object, whose folder is removed."""
+    if is_temporary(Path(model)):
+        return None
+    return os.path.abspath(model) if os.path.exists(model) else model
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ def check_storable(data: Data) -> None:
     """
     if not kind_of(data.kind).per_text:
         raise TutelageError(
-            f"a store keeps one prediction per text, but the task {data.task!r} has one per token; leave out --teacher-store"
+            f"a store keeps one prediction per text, but the task {data.task!r} has one per token; leave out "
+            f"{option('teacher_store')}"
         )
 
 
@@ -90,7 +91,7 @@ def check_unlabelled(config: RunConfig) -> None:
     if config.data.unlabeled is not None and all(stage.labels_only for stage in config.recipe.stages):
         raise TutelageError(
             f"the method {config.recipe.method!r} learns only from labels and cannot use the unlabelled texts of "
-            f"{config.data.unlabeled!r}; use a method with a teacher, or leave out --unlabeled"
+            f"{config.data.unlabeled!r}; use a method with a teacher, or leave out {option('unlabeled')}"
         )
 
 
@@ -306,9 +307,7 @@ def near_chance(data: Data, scores: dict[str, float], part: Examples) -> dict[st
     return constant if no_better(scores, {name: constant[name] for name in data.metrics}, len(part)) else None
 
 
-def judged(
-    config: RunConfig, texts: TaskTexts, teacher: RunTeacher, anyway: str | None = "--allow-weak-teacher"
-) -> list[str]:
+def judged(config: RunConfig, texts: TaskTexts, teacher: RunTeacher, anyway: str | None) -> list[str]:
     """Let the teacher answer the evaluation set, and compare it with a constant answer, and the order of its classes with its
     predictions. ``anyway`` is the option that goes on in spite of it, if there is one.
 
@@ -354,7 +353,7 @@ def other_order(counts: npt.NDArray[np.int64], data: Data, source: Source) -> st
         return None
     names = [data.labels[number] for number in order.classes]
     if unnamed(source.config) and not any("," in name for name in names):
-        remedy = f"pass --labels {','.join(names)}"
+        remedy = f"pass {option('labels')} {','.join(names)}"
     else:
         remedy = f"correct id2label in its config.json to {json.dumps(dict(enumerate(names)), ensure_ascii=False)}"
     return (

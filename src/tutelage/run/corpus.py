@@ -111,7 +111,11 @@ def _check_unused(config: RunConfig) -> None:
     given["teacher_store"] = config.teacher_store
     for name in (name for name, value in given.items() if value is not None):
         stage = config.recipe.stages[0].name
-        remedy = f"set the length with --set stages.{stage}.data.length=128" if name == "max_length" else "leave it out"
+        remedy = (
+            f"set the length with {option('settings')} stages.{stage}.data.length=128"
+            if name == "max_length"
+            else "leave it out"
+        )
         raise TutelageError(f"{option(name)} is for the texts of a task, and this run is on raw text; {remedy}")
 
 
@@ -129,11 +133,13 @@ class CorpusRun:
         self.bench, self.config = bench, config
         stages, spec = config.recipe.stages, config.recipe.student
         if config.corpus is None:
-            raise TutelageError("there is no text to train on; give --corpus FOLDER (tutelage corpus build makes one)")
+            raise TutelageError(
+                f"there is no text to train on; give {option('corpus')} FOLDER (tutelage corpus build makes one)"
+            )
         if spec.vocabulary != "full":
             raise TutelageError(
                 "a run on raw text reads the whole vocabulary of its corpus; leave out vocabulary=trimmed here, and trim when the "
-                "student learns a task: --student name=FOLDER,vocabulary=trimmed"
+                f"student learns a task: {option('student')} name=FOLDER,vocabulary=trimmed"
             )
         _check_unused(config)
         self.corpus = Corpus(Path(config.corpus))
@@ -147,7 +153,7 @@ class CorpusRun:
         self.head: Head = heads.pop() if heads else "none"
         self.teacher: Source | None = None
         if config.teacher is None and config.recipe.needs_teacher:
-            raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher MODEL")
+            raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give {option('teacher')} MODEL")
         taken = takes_from_teacher(spec)  # with the head, if the student needs one
         if config.teacher is not None:
             soft = any(
@@ -196,7 +202,7 @@ class CorpusRun:
             if tokenizer_fingerprint(tokenizer) != self.corpus.manifest.tokenizer_fingerprint:
                 raise TutelageError(
                     f"the corpus {self.config.corpus!r} was built with another tokenizer than {name!r}'s; build one with "
-                    f"--tokenizer {name}"
+                    f"{option('tokenizer')} {name}"
                 )
 
     def _read(self) -> None:
@@ -215,7 +221,7 @@ class CorpusRun:
             if stage.data.packing == "pairs" and len(typed) > 1:
                 raise TutelageError(
                     f"stage {stage.name!r} reads pairs of segments, but only one of teacher and student has token types; use "
-                    f"--set data.packing=segments"
+                    f"{option('settings')} data.packing=segments"
                 )
             if stage.data.length > limit:
                 raise TutelageError(
@@ -224,7 +230,7 @@ class CorpusRun:
             if stage.train == "head" and not set(student.parameters()) - set(anatomy.base_of(student).parameters()):
                 raise TutelageError(
                     f"stage {stage.name!r} trains only the head, but the head of this {student.config.model_type} has no "
-                    f"weights of its own; train the whole model (leave out --head-only)"
+                    f"weights of its own; train the whole model (leave out {option('head_only', True)})"
                 )
             checks.check_poolers(plan, student, None)
             if plan.teacher_needs.pooled and teacher is not None:

@@ -154,7 +154,7 @@ def export(
     if form == "onnx":
         check_installed()
     if temperature is not None and not 0 < temperature < math.inf:
-        raise TutelageError(f"temperature={temperature} makes no probabilities; give a number above 0")
+        raise TutelageError(f"{option('temperature')} {temperature} makes no probabilities; give a number above 0")
     if most < 0:
         raise TutelageError(f"{option('texts')} {most} is no number of texts; give 1 or more, or 0 for all")
     if temperature is not None and form == "checkpoint":

@@ -23,10 +23,11 @@ import numpy as np
 from tutelage.data import mapped
 from tutelage.data.config import DataConfig, FilePath, Table
 from tutelage.data.corpus.building import Documents
+from tutelage.data.given import FOLDER, TEMPORARY, file_name
 from tutelage.data.readers.files import named
 from tutelage.data.readers.table import Cells, shown
 from tutelage.data.tokenizers import load_tokenizer
-from tutelage.errors import TutelageError, last_reason
+from tutelage.errors import TutelageError, last_reason, option
 from tutelage.tasks import kind_of
 
 Model = FilePath | tuple[Any, Any]
@@ -35,7 +36,6 @@ Model = FilePath | tuple[Any, Any]
 Splits = Mapping[str, Table]
 """Tables by the name of their split, as in a ``datasets.DatasetDict``."""
 
-FOLDER = "inputs"
 EVALUATION = ("dev", "validation", "valid", "val", "eval", "test")
 """Names of the split to evaluate on; the first that exists is used."""
 WRAPPERS = ("module", "_orig_mod")
@@ -74,7 +74,7 @@ class Inputs:
         for key, value in model.state_dict().items():
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(_bytes()).numpy().tobytes())
-        place = self._place(f"{name}-{digest.hexdigest()[:12]}", name)
+        place = self._place(file_name(name, digest.hexdigest()), name)
         if not place.exists():
             partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
             shutil.rmtree(partial, ignore_errors=True)
@@ -142,7 +142,9 @@ class Inputs:
         tree: dict[str, Any] = {} if before is None else before.model_dump(exclude_unset=True)
         if given is None and before is None:
             if prior is not None:
-                raise TutelageError("--prior corrects predictions; give them with --teacher-predictions FILE")
+                raise TutelageError(
+                    f"{option('prior')} corrects predictions; give them with {option('teacher_predictions')} FILE"
+                )
             return None
         if given is not None:
             if isinstance(given, str | os.PathLike):
@@ -192,7 +194,7 @@ class Inputs:
                 line = _line(dict(zip(names, row, strict=True)), part)
                 digest.update(line)
                 content.write(line)
-            place = self._place(f"{part}-{digest.hexdigest()[:12]}.jsonl", part)
+            place = self._place(file_name(part, digest.hexdigest(), ".jsonl"), part)
             if not place.exists():
                 partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
                 content.seek(0)
@@ -204,16 +206,16 @@ class Inputs:
     def _place(self, name: str, what: str) -> Path:
         """Where something is written; the folder exists."""
         if self._out is None:
-            self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="tutelage-")
+            self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix=TEMPORARY)
             return Path(self._temporary.name) / name
         place = self._out / FOLDER / name
         if (self._out / "config.yaml").exists() and not place.exists():
-            raise TutelageError(f"{str(self._out)!r} holds a run with another {what}; give another --out")
+            raise TutelageError(f"{str(self._out)!r} holds a run with another {what}; give another {option('out')}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TutelageError(
-                f"--out {str(self._out)!r} cannot be written ({error.strerror}); name another folder"
+                f"{option('out')} {str(self._out)!r} cannot be written ({error.strerror}); name another folder"
             ) from None
         return place
 

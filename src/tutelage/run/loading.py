@@ -21,7 +21,7 @@ from tutelage.data.mapped import held, taken
 from tutelage.data.parts import held_part, part_of
 from tutelage.data.texts import Texts, same_pieces
 from tutelage.data.tokenizers import fitted_tokenizer
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
@@ -106,8 +106,8 @@ def gather_texts(
     if all(stage.data != "augmented" for stage in stages):
         if config.data.candidates is not None or config.data.drop_flipped:
             raise TutelageError(
-                f"the method {config.recipe.method!r} has no stage on augmented texts; leave out --candidates and "
-                "data.drop_flipped"
+                f"the method {config.recipe.method!r} has no stage on augmented texts; leave out "
+                f"{option('candidates')} and data.drop_flipped"
             )
         return every, names
     augmented, of = _augmented(config, kind_of(data.kind), every, teacher, warnings)
@@ -142,8 +142,8 @@ def _augmented(
             )
         return more, of
     warnings.append(
-        f"the method {config.recipe.method!r} trains on augmented texts, but no candidates were given (--candidates, made by "
-        "tutelage augment); it trains on the original texts only"
+        f"the method {config.recipe.method!r} trains on augmented texts, but no candidates were given "
+        f"({option('candidates')}, made by tutelage augment); it trains on the original texts only"
     )
     return examples.take([]), np.empty(0, dtype=np.int64)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tutelage.data.examples import Data
 from tutelage.data.predicted import Predicted
 from tutelage.data.texts import Texts
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.knowledge.needs import Needs
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
@@ -84,13 +84,13 @@ def check_recipe(config: RunConfig) -> None:
     if takes_from_teacher(student) or (isinstance(student, Fresh) and student.like is None):
         raise TutelageError(
             f"the student of {recipe.method!r} is made of its teacher, and the predictions in {how.file!r} have no layers to copy; "
-            "give --student a checkpoint (--student distilbert-base-uncased), some of its layers "
-            "(--student layers=3,source=bert-base-uncased), or sizes and whose vocabulary (--student "
+            f"give {option('student')} a checkpoint ({option('student')} distilbert-base-uncased), some of its layers "
+            f"({option('student')} layers=3,source=bert-base-uncased), or sizes and whose vocabulary ({option('student')} "
             "layers=4,hidden=312,heads=12,like=bert-base-uncased)"
         )
     if config.data.candidates is not None or config.data.drop_flipped:
         raise TutelageError(
-            f"augmented texts have no predictions in {how.file!r}; leave out --candidates and data.drop_flipped"
+            f"augmented texts have no predictions in {how.file!r}; leave out {option('candidates')} and data.drop_flipped"
         )
 
 
@@ -105,7 +105,8 @@ def check_labels(config: RunConfig, data: Data) -> list[str]:
     for stage in config.recipe.stages:
         if stage.needs_labels and not predicted.labelled:
             raise TutelageError(
-                f"stage {stage.name!r} learns from labels, and there are only predictions; give labelled rows with --train"
+                f"stage {stage.name!r} learns from labels, and there are only predictions; give labelled rows with "
+                f"{option('train')}"
             )
     for part, found in predicted.agreement.items():
         metric = data.metrics[0]
@@ -117,7 +118,9 @@ def check_labels(config: RunConfig, data: Data) -> list[str]:
             f"{part}, no better than a constant answer ({found.constant[metric]:.3f})"
         )
         if not config.allow_weak_teacher:
-            raise TutelageError(f"{line}; check the names and the order of the labels, or pass --allow-weak-teacher")
+            raise TutelageError(
+                f"{line}; check the names and the order of the labels, or pass {option('allow_weak_teacher', True)}"
+            )
         return [line]
     return []
 

@@ -47,7 +47,7 @@ def write(config: RunConfig, whole: bool, *, quiet: bool = False) -> StoreEntry:
         scheme, knowledge = _scheme(run, whole), teacher.knowledge
         total = int(scheme.record_bytes(knowledge.encoded.lengths).sum())
         desk.display.say(f"{len(knowledge.ids):,} examples, {total / 1e6:,.1f} MB: {kept(scheme)}")
-        checks.judged(config, run.texts, teacher)
+        checks.judged(config, run.texts, teacher, run.bench.anyway)
         store = knowledge.write(Path(str(config.out)), scheme, teacher.logits, desk.accelerator, desk.display)
     return describe(store)
 

@@ -24,7 +24,7 @@ from tutelage.data import batches
 from tutelage.data.batches import Batch
 from tutelage.data.examples import Data, Examples
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig, from_yaml
 from tutelage.recipes.recipe import Recipe
@@ -229,7 +229,8 @@ def with_size(recipe: Recipe, teacher: Source | None) -> Recipe:
         return recipe
     if teacher is None:
         raise TutelageError(
-            f"a student of {student.flops:g} of the teacher's operations needs a teacher model; give --student a checkpoint, or "
+            f"a student of {student.flops:g} of the teacher's operations needs a teacher model; give {option('student')} a "
+            "checkpoint, or "
             "sizes with like=MODEL"
         )
     cut = anatomy.family_of(teacher.config).neurons_fixed is None
@@ -274,7 +275,7 @@ def general_projections(student: Student) -> dict[str, Tensor]:
     if not (folder / REPORT).exists():
         if _is_general(folder):
             raise TutelageError(
-                f"the run on raw text in {str(folder)!r} has no {REPORT}; finish it with --resume, or {remedy}"
+                f"the run on raw text in {str(folder)!r} has no {REPORT}; finish it with {option('resume', True)}, or {remedy}"
             )
         return {}
     report = load_report(folder)

@@ -54,11 +54,11 @@ def _check_settings(config: RunConfig) -> None:
         TutelageError: there is no output folder, a corpus that nothing reads, or a recipe that a file of predictions cannot teach.
     """
     if config.out is None:
-        raise TutelageError("there is no output folder; give --out FOLDER")
+        raise TutelageError(f"there is no output folder; give {option('out')} FOLDER")
     if config.corpus is not None:
         raise TutelageError(
             f"{option('corpus')} is for stages on raw text, and this run is on a task; leave it out, or carry out "
-            "--stage general first and give its student"
+            f"{option('stage')} general first and give its student"
         )
     if config.data.predictions is not None:
         predictions.check_recipe(config)
@@ -74,8 +74,8 @@ def _source(config: RunConfig, data: Data) -> Source | None:
         return Source(config.teacher, kind_of(data.kind).head, pooling=config.data.pooling)
     if config.recipe.needs_teacher and data.predicted is None:
         raise TutelageError(
-            f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER, or its answers with "
-            "--teacher-predictions FILE"
+            f"the method {config.recipe.method!r} needs a teacher; give {option('teacher')} FOLDER, or its answers "
+            f"with {option('teacher_predictions')} FILE"
         )
     return None
 

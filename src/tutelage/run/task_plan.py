@@ -6,6 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from tutelage import anatomy
+from tutelage.errors import option
 from tutelage.evaluation import speed
 from tutelage.progress import duration
 from tutelage.report.words import listed, vocabulary_lines
@@ -71,7 +72,7 @@ def printed(run: TaskRun) -> str:
         data = run.texts.data
         on = "" if data.predicted is None else f" on the {predicted.baseline_labels(data)}"
         twin = f"{run.config.recipe.student.twin_words}{on}, for as many steps, at the better of two rates"
-        lines.append(f"then {twin} (--no-baseline skips it)")
+        lines.append(f"then {twin} ({option('baseline', False)} skips it)")
     lines.append(
         f"expected time on this machine: about {duration(seconds)}{', with the trials' if tried else ''}, without the baseline"
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from tutelage.data.examples import Encoded
 from tutelage.data.texts import Texts
+from tutelage.errors import option
 from tutelage.report.model import Coverage, VocabularyEntry
 from tutelage.run.checks import are_words, unknown_share
 from tutelage.run.loading import Reader
@@ -45,7 +46,7 @@ def entry(
         if one.tokens < POOR:
             warnings.append(
                 f"{1 - one.tokens:.0%} of the tokens of {name} are no pieces of the trimmed vocabulary and are spelled with "
-                "shorter ones; give more texts like them (--unlabeled FILE), or leave out vocabulary=trimmed"
+                f"shorter ones; give more texts like them ({option('unlabeled')} FILE), or leave out vocabulary=trimmed"
             )
     removed = (vocabulary.rows - len(vocabulary.kept)) * width
     return VocabularyEntry(

@@ -26,8 +26,9 @@ from tutelage import memory
 from tutelage.anatomy import Head
 from tutelage.artifacts import held, read_signed, seal, sha256_of, signed, sync, write_json, write_text
 from tutelage.data.examples import Encoded
+from tutelage.data.given import FOLDER
 from tutelage.data.tokenizers import load_tokenizer
-from tutelage.errors import TutelageError, command, last_reason
+from tutelage.errors import TutelageError, command, last_reason, option
 from tutelage.evaluation.speed import cpu_name, fast_precision
 from tutelage.mechanisms.mechanism import Mechanism
 from tutelage.progress import Display
@@ -36,7 +37,6 @@ from tutelage.recipes.recipe import Recipe
 from tutelage.recipes.settings import changes
 from tutelage.report.model import REPORT, Report, load_report
 from tutelage.run import assistants
-from tutelage.run.inputs import FOLDER
 from tutelage.run.origins import VERSION
 from tutelage.students.final import final_network
 from tutelage.students.load import load_model
@@ -86,7 +86,9 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
         )
     except ValueError as error:
         reason = str(error).splitlines()[0]
-        raise TutelageError(f"mixed_precision={precision!r} does not work here ({reason}); use no or bf16") from None
+        raise TutelageError(
+            f"{option('mixed_precision')} {precision} does not work here ({reason}); use no or bf16"
+        ) from None
     finally:
         if fsdp is not None:
             os.environ[sharding.FSDP] = fsdp
@@ -108,12 +110,13 @@ def _check_sharding(precision: str) -> None:
         if os.environ.get("FSDP_VERSION", "1") != "2":
             found = f"FSDP 1 ({sharding.FSDP} without FSDP_VERSION=2)"
         elif precision == "fp16":
-            raise TutelageError("mixed_precision='fp16' does not work with FSDP; use no or bf16")
+            raise TutelageError(f"{option('mixed_precision')} fp16 does not work with FSDP; use no or bf16")
     if found is not None:
         # On CPUs accelerate would leave it out without a word.
         raise TutelageError(
             f"accelerate is set to use {found}, which divides a model among processes in a way that is not supported; use "
-            "torchrun --nproc_per_node N -m tutelage ..., or accelerate launch with --multi_gpu or --use_fsdp --fsdp_version 2"
+            "`torchrun --nproc_per_node N -m tutelage ...`, or accelerate launch with `--multi_gpu` or `--use_fsdp "
+            "--fsdp_version 2`"
         )
 
 
@@ -127,8 +130,8 @@ def check_divided(recipe: Recipe) -> None:
     for mechanism in [mechanism for stage in [*assistants, *recipe.stages] for mechanism in stage.mechanisms]:
         if sharding.switched_on(sharding.FSDP) and type(mechanism).hook is not Mechanism.hook:
             raise TutelageError(
-                f"the mechanism {mechanism.kind} works on whole weights, which FSDP divides among processes; use torchrun "
-                "--nproc_per_node N -m tutelage ..., or accelerate launch --multi_gpu without --use_fsdp"
+                f"the mechanism {mechanism.kind} works on whole weights, which FSDP divides among processes; use "
+                "`torchrun --nproc_per_node N -m tutelage ...`, or `accelerate launch --multi_gpu` without `--use_fsdp`"
             )
 
 
@@ -138,7 +141,7 @@ class Bench:
 
     accelerator: Accelerator
     display: Display
-    anyway: str | None = field(default="--allow-weak-teacher", kw_only=True)
+    anyway: str | None = field(default_factory=lambda: option("allow_weak_teacher", True), kw_only=True)
     """The option of the command that goes on with a teacher that is no better than a constant answer, if it has one."""
 
     def predict(self, model: PreTrainedModel, encoded: Encoded, name: str, *, divided: bool = False) -> Tensor:
@@ -270,7 +273,8 @@ class Workspace(Bench):
         for here, there in ((theirs, ours), (ours, theirs)):
             for name in (name for name, found in here.items() if found not in there.values()):
                 raise TutelageError(
-                    f"{name} changed since the run in {str(self.folder)!r} began; restore what it began with, or give another --out"
+                    f"{name} changed since the run in {str(self.folder)!r} began; restore what it began with, or give another "
+                    f"{option('out')}"
                 )
 
     def save_student(self, student: PreTrainedModel, tokenizer: Any, projections: dict[str, Tensor]) -> dict[str, str]:
@@ -393,10 +397,10 @@ def locked(out: str | None, say: Callable[[str], None] = lambda line: None) -> I
     try:
         out.encode()  # a name that is no text cannot be written down
         if folder.is_file():
-            raise TutelageError(f"--out {out!r} is a file; name a folder")
+            raise TutelageError(f"{option('out')} {out!r} is a file; name a folder")
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        another = f"another process writes to {out!r}; wait until it ends, or give another --out"
+        another = f"another process writes to {out!r}; wait until it ends, or give another {option('out')}"
         patience = READING if (folder / REPORT).exists() else 0.0
         taken.enter_context(
             held(folder / LOCK, another, patience, lambda: say(f"waiting for another process that reads {out} ..."))
@@ -406,7 +410,7 @@ def locked(out: str | None, say: Callable[[str], None] = lambda line: None) -> I
     except (OSError, ValueError) as error:
         _remove_empty(made)
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise TutelageError(f"--out {out!r:.200} cannot be written ({reason}); name another folder") from None
+        raise TutelageError(f"{option('out')} {out!r:.200} cannot be written ({reason}); name another folder") from None
     try:
         with taken:
             yield
@@ -428,24 +432,26 @@ def run_folder(config: RunConfig, resume: bool) -> Path:
         TutelageError: when it is none of these, or cannot be written.
     """
     if config.out is None:
-        raise TutelageError("there is no output folder; give --out FOLDER")
+        raise TutelageError(f"there is no output folder; give {option('out')} FOLDER")
     folder = Path(config.out)
     before = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
-        raise TutelageError(f"--out {config.out!r} is a file; name a folder")
+        raise TutelageError(f"{option('out')} {config.out!r} is a file; name a folder")
     if before.exists():
         if not resume:
-            raise TutelageError(f"{config.out!r} holds a run; continue it with --resume, or give another --out")
+            raise TutelageError(
+                f"{config.out!r} holds a run; continue it with {option('resume', True)}, or give another {option('out')}"
+            )
         theirs, ours = before.read_text(encoding="utf-8"), to_yaml(with_absolute_paths(config))
         if theirs != ours:
             raise TutelageError(
                 f"{config.out!r} holds a run with other settings ({changes(theirs, ours)}); repeat the "
-                "command with its settings, or give another --out"
+                f"command with its settings, or give another {option('out')}"
             )
     parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise TutelageError(
-            f"--out {config.out!r} cannot be written ({str(parent)!r} is not a writable folder); name another folder"
+            f"{option('out')} {config.out!r} cannot be written ({str(parent)!r} is not a writable folder); name another folder"
         )
     # A run that was killed while it wrote its first file leaves config.yaml.tmp alone.
     if (
@@ -453,5 +459,7 @@ def run_folder(config: RunConfig, resume: bool) -> Path:
         and folder.exists()
         and {path.name for path in folder.iterdir()} - {FOLDER, assistants.FOLDER, LOCK, "config.yaml.tmp"}
     ):
-        raise TutelageError(f"{config.out!r} is not empty and holds no run; give an empty or new folder to --out")
+        raise TutelageError(
+            f"{config.out!r} is not empty and holds no run; give an empty or new folder to {option('out')}"
+        )
     return folder

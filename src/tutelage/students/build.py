@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from tutelage.anatomy import Head, head_modules
 from tutelage.data.augmentation.wordvectors import WordVectors
 from tutelage.data.labels import label_names, places_of
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.students import bilstm, pruned, sharing, uneven
 from tutelage.students.compactors import compaction
 from tutelage.students.copied import copy_layers
@@ -117,13 +117,15 @@ def build(
     if isinstance(student, Copied | Shared):
         source = teacher if student.source is None else loaded(student.source)
         if source is None:
-            raise TutelageError("a copied student needs a teacher or a source to copy from; give --teacher")
+            raise TutelageError(f"a copied student needs a teacher or a source to copy from; give {option('teacher')}")
         if isinstance(student, Copied):
             return copy_layers(source, student, labels, new)
         return sharing.shared(copy_layers(source, Copied(layers=student.stored, choose="first"), labels), student)
     if isinstance(student, Gated | Reduced):
         if teacher is None:
-            raise TutelageError(f"a student with init={student.init} takes its weights from a teacher; give --teacher")
+            raise TutelageError(
+                f"a student with init={student.init} takes its weights from a teacher; give {option('teacher')}"
+            )
         if isinstance(student, Gated):
             uneven.check_uneven(teacher.config)
         else:
@@ -142,7 +144,7 @@ def build(
         return student.network(teacher, labels, head).eval()
     if student.like is None and teacher is None:
         raise TutelageError(
-            "a fresh student takes its family and vocabulary from a teacher; give --teacher, or add like=MODEL"
+            f"a fresh student takes its family and vocabulary from a teacher; give {option('teacher')}, or add like=MODEL"
         )
     like = load_config(student.like) if student.like is not None else teacher.config if teacher is not None else None
     return from_sizes(student, like if vocabulary is None else vocabulary.config(like), labels, head)
@@ -171,7 +173,7 @@ def _ranked(
     if teacher is None or scores is None:
         raise TutelageError(
             f"a student with init={student.init} needs a teacher and labelled examples to rank its heads and neurons; "
-            "give --teacher, and data with labels"
+            f"give {option('teacher')}, and data with labels"
         )
     if isinstance(student, Ordered):
         pruned.check_family(teacher.config)
@@ -183,7 +185,9 @@ def _ranked(
 def _taken(student: Inherited | Sliced, source: PreTrainedModel | None, labels: dict[str, Any]) -> PreTrainedModel:
     """The student whose weights are those of a larger model: between compactors, or a part of them."""
     if source is None:
-        raise TutelageError(f"a student with init={student.init} takes its weights from a teacher; give --teacher")
+        raise TutelageError(
+            f"a student with init={student.init} takes its weights from a teacher; give {option('teacher')}"
+        )
     if isinstance(student, Sliced):
         return compaction.sliced(source, student, labels)
     model = copy.deepcopy(source)

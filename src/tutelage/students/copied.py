@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.objectives.mapping import half_up, spread
 from tutelage.students.load import model_class
 from tutelage.students.specs import Copied
@@ -54,7 +54,7 @@ def copy_layers(
     if family.derived == "shared":
         raise TutelageError(
             f"a {source.config.model_type} shares layers, which cannot be copied one by one; convert it to a standard "
-            "checkpoint first: tutelage export --format checkpoint"
+            "checkpoint first: `tutelage export MODEL --format checkpoint --out FOLDER`"
         )
     if not family.layers:
         raise TutelageError(
@@ -99,7 +99,7 @@ def _fitting_head(source: PreTrainedModel, model: PreTrainedModel) -> dict[str, 
 def _as_distilbert(source: PreTrainedModel, student: Copied, labels: dict[str, Any]) -> PreTrainedModel:
     if source.config.model_type != "bert":
         raise TutelageError(
-            f"family=distilbert copies the layers of a BERT, and this is a {source.config.model_type}; give --set "
+            f"family=distilbert copies the layers of a BERT, and this is a {source.config.model_type}; give {option('settings')} "
             "student.family=null"
         )
     theirs, ours = anatomy.FAMILIES["bert"], anatomy.FAMILIES["distilbert"]

@@ -381,7 +381,7 @@ def fitted_config(config: Any, head: Head) -> Any:
     causal = anatomy.family_of(config).causal
     if head == "masked_lm" and causal:
         raise TutelageError(
-            f"a {config.model_type} is causal and cannot predict masked words; predict next words (pretrain --causal), "
+            f"a {config.model_type} is causal and cannot predict masked words; predict next words (`tutelage pretrain --causal`), "
             "or use another family"
         )
     if head == "classes" and not causal and anatomy.is_causal(config):

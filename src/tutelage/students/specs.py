@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from tutelage.data.config import Place
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.fields import Count, Size
 from tutelage.objectives.kinds import ByKind, kinds_of
 
@@ -100,7 +100,8 @@ class Between(StudentSpec):
         if teacher - student < 2:
             raise TutelageError(
                 f"no assistant has more layers than the student ({student}) and fewer than its teacher ({teacher}); use "
-                f"--method kd, or name one: --set 'recipe.assistants=[{{init: copied, layers: {student}}}]'"
+                f"{option('method')} kd, or name one: {option('settings')} 'recipe.assistants=[{{init: copied, layers: "
+                f"{student}}}]'"
             )
         return Copied(layers=round((teacher * student) ** 0.5), vocabulary=self.vocabulary)
 
@@ -395,7 +396,7 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
     kinds = kinds_of(StudentSpec, "init")
     if not isinstance(init, str) or init not in kinds:
         raise TutelageError(
-            f"--student init={init!r:.200} is unknown; use one of {', '.join(kinds)}, or give --plugin FILE"
+            f"{option('student')} init={init!r:.200} is unknown; use one of {', '.join(kinds)}, or give {option('plugins')} FILE"
         )
     if recipe_student is not None and fields.get("init", recipe_student.init) == recipe_student.init:
         kind = type(recipe_student)
@@ -426,7 +427,7 @@ def _made(init: str, fields: dict[str, Any], text: str) -> Student:
         first = error.errors()[0]
         message = "there is no such field" if first["type"] == "extra_forbidden" else first["msg"]
         raise TutelageError(
-            f"--student {text!r:.200}: {first['loc'][0]}: {message}; a student with init={init} has the fields "
+            f"{option('student')} {text!r:.200}: {first['loc'][0]}: {message}; a student with init={init} has the fields "
             f"{', '.join(kind.model_fields)}"
         ) from None
 

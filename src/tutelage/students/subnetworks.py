@@ -178,7 +178,7 @@ def chosen(name: str, config: Any, width: float | None, depth: float | None) -> 
     if not isinstance(noted, dict):
         raise TutelageError(
             f"the model {name!r} has no sub-networks; leave out {option('width')} and {option('depth')}, or train one with "
-            "--method dynabert"
+            f"{option('method')} dynabert"
         )
     for what, value in (("width", width), ("depth", depth)):
         trained = [one for one in noted.get(f"{what}s") or () if isinstance(one, int | float)]

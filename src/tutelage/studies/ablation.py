@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.data.config import DataConfig
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.methods.tinybert import tinybert
 from tutelage.recipes.choices import Launcher, Precision
 from tutelage.recipes.config import RunConfig, to_yaml
@@ -101,7 +101,7 @@ def ablate(
             raise TutelageError(f"there is no row {arm!r} in the tables; choose from {', '.join(ARMS)}")
     if data.candidates is None:
         raise TutelageError(
-            "without augmented texts all rows equal no_da; give --candidates FOLDER (tutelage augment writes it)"
+            f"without augmented texts all rows equal no_da; give {option('candidates')} FOLDER (tutelage augment writes it)"
         )
     students, own = Path(general or f"{out}/general"), parsed(settings)
     whole = {arm: recipe_of(arm, data.task, student) for arm in arms}
@@ -158,7 +158,7 @@ def _check_settings(settings: dict[str, Any], full: Recipe, rows: Sequence[Recip
     for path in settings:
         if not _concerns(path, full.part("general")) and not _concerns(path, full.part("task")):
             names = ", ".join(stage.name for stage in full.stages)
-            raise TutelageError(f"--set {path}: no row has this stage; there are {names}")
+            raise TutelageError(f"{option('settings')} {path}: no row has this stage; there are {names}")
     for recipe in rows:
         if recipe.stages[0].on_corpus:
             _with(RunConfig(recipe=recipe.part("general")), settings)

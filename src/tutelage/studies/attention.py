@@ -31,7 +31,7 @@ from tutelage.data.batches import evaluation_batch, pieces
 from tutelage.data.examples import Encoded, Examples, encode
 from tutelage.data.readers.files import read_texts
 from tutelage.data.tokenizers import tokenizer_fingerprint
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals, Tap
 from tutelage.objectives.mapping import Pairs, pairs
@@ -60,10 +60,10 @@ def compare_models(
     """See :func:`tutelage.api.attention_report`."""
     page = None if out is None else Path(out)
     if page is not None and page.suffix != ".html":
-        raise TutelageError(f"--out {out!r} does not end in .html; name a file that does")
+        raise TutelageError(f"{option('out')} {out!r} does not end in .html; name a file that does")
     if page is not None and (page.is_dir() or not page.parent.is_dir()):
         raise TutelageError(
-            f"--out {out!r} cannot be written (it is a folder, or its folder does not exist); name another file"
+            f"{option('out')} {out!r} cannot be written (it is a folder, or its folder does not exist); name another file"
         )
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -94,7 +94,9 @@ def compare_models(
         try:
             write_text(page, page_of(found))
         except OSError as error:
-            raise TutelageError(f"--out {out!r} cannot be written ({error.strerror}); name another file") from None
+            raise TutelageError(
+                f"{option('out')} {out!r} cannot be written ({error.strerror}); name another file"
+            ) from None
     return found
 
 
@@ -296,12 +298,14 @@ def _read(
 ) -> tuple[Encoded, int]:
     """The encoded texts, and the maximum length in tokens."""
     if max_texts < 1 or not texts:
-        raise TutelageError(f"--max-texts {max_texts} of {len(texts)} texts leaves none to compare; give more")
+        raise TutelageError(
+            f"{option('max_texts')} {max_texts} of {len(texts)} texts leaves none to compare; give more"
+        )
     limit = min(anatomy.max_length(model.config) for model in models)
     least = tokenizer.num_special_tokens_to_add() + 1
     if max_length is not None and not least <= max_length <= limit:
         raise TutelageError(
-            f"--max-length {max_length} is not between {least} and the models' {limit} positions; use {limit}"
+            f"{option('max_length')} {max_length} is not between {least} and the models' {limit} positions; use {limit}"
         )
     length = max_length or min(LENGTH, limit)
     if max_texts < len(texts):

@@ -37,7 +37,7 @@ def augment(
         processes, display = Processes.of(desk.accelerator), desk.display
 
         def read() -> tuple[Source, WordVectors | None, list[str]]:
-            source = Source(proposer, "masked_lm")
+            source = Source(proposer, "masked_lm", role="proposer")
             source.model.to(desk.accelerator.device)
             words = None if vectors is None else WordVectors.read(Path(vectors))
             return source, words, _texts_of(data)

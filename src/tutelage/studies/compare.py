@@ -342,7 +342,7 @@ def check_teacher(task: str, config: RunConfig, read: ReadData) -> None:
             run = TaskRun(desk, config, sketch=True, read=read)
         assert run.teacher is not None
         try:
-            checks.judged(run.config, run.texts, run.teacher, "--set allow_weak_teacher=true")
+            checks.judged(run.config, run.texts, run.teacher, f"{option('settings')} allow_weak_teacher=true")
         except TutelageError as error:
             raise TutelageError(f"{task}: {error}") from None
 

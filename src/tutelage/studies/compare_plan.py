@@ -132,17 +132,20 @@ def plan_of(given: str | os.PathLike[str] | Mapping[str, Any] | None, own: Mappi
     if not isinstance(tree, Mapping | None):
         raise TutelageError(f"{name!r} has no names and values; docs/guides/compare.md shows what a plan has")
     if given is not None and "tasks" in own:
-        raise TutelageError("a plan names the tasks and their teachers; leave out --teacher and the options of data")
+        raise TutelageError(
+            f"a plan names the tasks and their teachers; leave out {option('teacher')} and the options of data"
+        )
     found = dict(tree or {})
     found |= {field: value for field, value in own.items() if value not in (None, [], {})}
     if isinstance(before := (tree or {}).get("settings"), Mapping):
         found["settings"] = {**before, **own.get("settings", {})}
     if not found.get("tasks"):
         raise TutelageError(
-            "there is nothing to compare on; give --teacher FOLDER with --task or --train, or a plan in YAML"
+            f"there is nothing to compare on; give {option('teacher')} FOLDER with {option('task')} or {option('train')}, or "
+            "a plan in YAML"
         )
     if not found.get("methods"):
-        raise TutelageError("there are no methods to compare; give --methods kd,compact")
+        raise TutelageError(f"there are no methods to compare; give {option('methods')} kd,compact")
     try:
         return ComparePlan.model_validate(found)
     except ValidationError as error:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from tutelage.artifacts import check_seal
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.evaluation.intervals import (
     Scores,
     all_equal,
@@ -112,7 +112,7 @@ def same_ground(found: Finished, before: Iterable[Finished]) -> None:
             shown = "" if name == "examples" else f": {theirs.about[name]} and {found.about[name]}"
             raise TutelageError(
                 f"the cells {theirs.folder.name!r} and {found.folder.name!r} of task {found.task!r} were scored on different "
-                f"{what}{shown}; the data has changed since, so give another --out"
+                f"{what}{shown}; the data has changed since, so give another {option('out')}"
             )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tutelage.artifacts import write_text
-from tutelage.errors import TutelageError, last_reason
+from tutelage.errors import TutelageError, last_reason, option
 from tutelage.recipes import plugins
 from tutelage.recipes.choices import Launcher
 from tutelage.recipes.config import RunConfig, to_yaml, validated, with_absolute_paths
@@ -42,7 +42,7 @@ def check(launcher: Launcher) -> None:
             import ray  # noqa: F401
         except ImportError:
             raise TutelageError(
-                '--launcher ray needs Ray, which is not installed; pip install "tutelage[ray]"'
+                f'{option("launcher")} ray needs Ray, which is not installed; pip install "tutelage[ray]"'
             ) from None
 
 
@@ -88,7 +88,7 @@ def on_ray(configs: Sequence[RunConfig], files: Sequence[str]) -> Iterator[tuple
             ray.init(log_to_driver=False, include_dashboard=None, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise TutelageError(
-                f"Ray cannot be started ({last_reason(error)}); correct RAY_ADDRESS, or leave out --launcher"
+                f"Ray cannot be started ({last_reason(error)}); correct RAY_ADDRESS, or leave out {option('launcher')}"
             ) from None
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0

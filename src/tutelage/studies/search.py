@@ -164,10 +164,11 @@ def _check(sketch: TaskRun, store: Path) -> None:
         found = sketch.teacher.knowledge.open(store, Needs(logits=True))[0].scheme.dtype
         if found != dtype:
             raise TutelageError(
-                f"the store {str(store)!r} has hidden states in {found}, not {dtype}; give --store-dtype {found}, or another --out"
+                f"the store {str(store)!r} has hidden states in {found}, not {dtype}; give {option('store_dtype')} {found}, "
+                f"or another {option('out')}"
             )
     else:
-        checks.judged(sketch.config, texts, sketch.teacher, "--set allow_weak_teacher=true")
+        checks.judged(sketch.config, texts, sketch.teacher, f"{option('settings')} allow_weak_teacher=true")
         sketch.teacher.source.release()
 
 

@@ -104,7 +104,8 @@ def train_together(configs: Sequence[RunConfig], folder: Path, asked: str, *, qu
             for name, one in zip(names, runs, strict=True):
                 others = ", ".join(other for other in names if other != name)
                 one.warnings.append(
-                    f"trained together with {others} under one head (tutelage team train --shared-head); config.yaml alone trains "
+                    f"trained together with {others} under one head (`tutelage team train --shared-head`); config.yaml alone "
+                    "trains "
                     "it without them"
                 )
                 display.say(one.plan())

@@ -120,7 +120,9 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
                 f"shrink compares scores on labels, and {about.task!r} is of kind {kind.name}; use distill and export"
             )
         if task.teacher is None or not task.teacher.source.has_weights:
-            raise TutelageError("shrink measures the teacher itself, and there are no weights of it; give --teacher")
+            raise TutelageError(
+                f"shrink measures the teacher itself, and there are no weights of it; give {option('teacher')}"
+            )
         task.teacher.write_store()
         if found is None:
             with tempfile.TemporaryDirectory(prefix="tutelage-") as scratch:
@@ -374,7 +376,7 @@ def _nothing_fits(found: Shrink) -> Shrink:
     smaller = "trimmed" not in nearest.name and any(" ms " not in one for one in nearest.exceeds)
     found.verdict = (
         f"No student meets the limits: the nearest, {nearest.name}, takes {' and '.join(nearest.exceeds)}. Raise the limit"
-        + (", or give --vocabulary trimmed for a smaller file" if smaller else "")
+        + (f", or give {option('vocabulary')} trimmed for a smaller file" if smaller else "")
         + "."
     )
     return found

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from tutelage.artifacts import unwritable, write_json, write_text
-from tutelage.errors import TutelageError
+from tutelage.data.given import FOLDER
+from tutelage.errors import TutelageError, option
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.settings import changes
-from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import LOCK
 from tutelage.tasks.load import load_data
@@ -46,10 +46,12 @@ def check_folder(folder: Path, file: str, what: str, asked: str | None, beside: 
         if asked is not None and (theirs := before.read_text(encoding="utf-8")) != asked:
             raise TutelageError(
                 f"{str(folder)!r} holds a {what} with other settings ({changes(theirs, asked)}); repeat the command with its "
-                "settings, or give another --out"
+                f"settings, or give another {option('out')}"
             )
     elif folder.is_dir() and {path.name for path in folder.iterdir()} - {FOLDER, LOCK, *beside}:
-        raise TutelageError(f"{str(folder)!r} is not empty and holds no {what}; give an empty or new folder to --out")
+        raise TutelageError(
+            f"{str(folder)!r} is not empty and holds no {what}; give an empty or new folder to {option('out')}"
+        )
 
 
 def take_folder(folder: Path, file: str, asked: str) -> None:

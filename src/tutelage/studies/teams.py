@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tutelage import anatomy
 from tutelage.data.config import DataConfig
+from tutelage.data.given import FOLDER
 from tutelage.data.parts import held_part, part_of
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.evaluation.diversity import diversity
 from tutelage.fields import Count, Rate, Seed, Size
@@ -28,7 +29,6 @@ from tutelage.recipes.choices import Precision
 from tutelage.recipes.config import as_options, validated
 from tutelage.recipes.settings import Settings, with_settings
 from tutelage.report.teachers import TeacherEntry
-from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.load import load_config
@@ -68,7 +68,9 @@ def member_of(text: str) -> Member:
     for part in text.split(","):
         key, sign, value = (piece.strip() for piece in part.partition("="))
         if not sign:
-            raise TutelageError(f"--member {text!r}: {part!r} has no value; write key=value, such as layers=4,seed=1")
+            raise TutelageError(
+                f"{option('members')} {text!r}: {part!r} has no value; write key=value, such as layers=4,seed=1"
+            )
         fields[key] = tuple(value.split("/")) if key == "only" else value
     try:
         member = Member(**fields)
@@ -77,7 +79,7 @@ def member_of(text: str) -> Member:
     except ValidationError as error:
         first = error.errors()[0]
         raise TutelageError(
-            f"--member {text!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}; a teacher has "
+            f"{option('members')} {text!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}; a teacher has "
             f"{', '.join(Member.model_fields)}"
         ) from None
 
@@ -117,19 +119,20 @@ def train_team(
         if getattr(data, name):
             raise TutelageError(
                 f"data.{name} cannot be set for a team, which splits the data itself; leave it out, or set it per teacher with "
-                f"--member"
+                f"{option('members')}"
             )
     folder = Path(out)
     specs = list(members) or usual_members(anatomy.shape_of(load_config(model)).layers, shared_head=shared_head)
     if len(specs) < 2:
         raise TutelageError(
-            f"a team needs at least two teachers; got {len(specs)}; repeat --member, or leave it out for five default teachers"
+            f"a team needs at least two teachers; got {len(specs)}; repeat {option('members')}, or leave it out for five "
+            "default teachers"
         )
     made = [member_of(text) for text in specs]
     for text, member in zip(specs, made, strict=True):
         depth = anatomy.shape_of(load_config(member.model or model)).layers
         if (member.layers or 0) > depth:
-            raise TutelageError(f"--member {text!r}: the model has {depth} layers; keep at most as many")
+            raise TutelageError(f"{option('members')} {text!r}: the model has {depth} layers; keep at most as many")
     names = [f"{number:02d}-{_slug(text)}" for number, text in enumerate(specs, start=1)]
     known = load_data(data)
     if shared_head:
@@ -148,7 +151,7 @@ def train_team(
         and not (folder / MANIFEST).exists()
         and {p.name for p in folder.iterdir()} - {*names, FOLDER}
     ):
-        raise TutelageError(f"{out!r} is not empty and holds no team; give an empty or new folder to --out")
+        raise TutelageError(f"{out!r} is not empty and holds no team; give an empty or new folder to {option('out')}")
     configs = []
     for name, member in zip(names, made, strict=True):
         start = member.model or model
@@ -194,7 +197,8 @@ def _check_together(texts: Sequence[str], members: Sequence[Member], kind: Kind)
         own = next((key for key in member.model_fields_set if key not in TOGETHER), None)
         if own is not None:
             raise TutelageError(
-                f"--member {text!r}: teachers with a shared head learn the same texts in the same steps, so {own} is common to "
+                f"{option('members')} {text!r}: teachers with a shared head learn the same texts in the same steps, so {own} "
+                "is common to "
                 f"all; leave it out (they may differ in {' and '.join(TOGETHER)})"
             )
 
@@ -218,7 +222,9 @@ def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = Fal
             raise TutelageError(f"{name!r} is a store, which cannot predict other texts; name the teacher itself")
     if data_config.task is None and data_config.train is None:
         if len(team) != 1 or not (Path(team[0]) / MANIFEST).exists():
-            raise TutelageError("there is no data to compare the teachers on; give --task NAME or --train FILE")
+            raise TutelageError(
+                f"there is no data to compare the teachers on; give {option('task')} NAME or {option('train')} FILE"
+            )
         said = data_config.model_dump(exclude_defaults=True)
         data_config = TeamManifest.read(Path(team[0])).data.model_copy(update=said)
     accelerator, display = new_accelerator(), Display(quiet)

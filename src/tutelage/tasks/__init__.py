@@ -44,7 +44,8 @@ def kind_of(name: str) -> Kind:
     known = known_kinds()
     if name not in known:
         raise TutelageError(
-            f"{option('kind')} {name!r} does not exist; use one of {', '.join(known)}; if a plug-in defines it, give --plugin FILE"
+            f"{option('kind')} {name!r} does not exist; use one of {', '.join(known)}; if a plug-in defines it, give "
+            f"{option('plugins')} FILE"
         )
     return known[name]
 

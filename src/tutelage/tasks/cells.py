@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.data.readers.table import halves, is_missing, listed, shown
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 
 GAPS = frozenset(("nan", "na", "n/a", "none", "null", "nil", "-", "?"))
 """What stands for a missing number, in lower case. Among names these may be names."""
+
+TRUTH = frozenset(("true", "false"))
 
 SEPARATORS = ("|", ";", ",")
 """What parts several classes in a cell, the first that occurs."""
@@ -195,7 +197,7 @@ def _find_measures(column: LabelColumn) -> None:
         if any(isinstance(one, int | float) and not is_missing(one) and not _counts(one) for one in value):
             column.bad.setdefault(
                 row,
-                f"has label {shown(value)}, numbers that no class has (give probabilities as --teacher-predictions)",
+                f"has label {shown(value)}, numbers that no class has (give probabilities as {option('teacher_predictions')})",
             )
             column.values[row] = None
 
@@ -218,7 +220,9 @@ def _read_hot(column: LabelColumn, width: int) -> None:
             column.values[row] = None
         else:
             column.values[row] = [str(place) for place, item in enumerate(value) if number(item)]
-    column.notes.append(f"labels are lists of {width} zeros and ones, one for each class (--labels names them)")
+    column.notes.append(
+        f"labels are lists of {width} zeros and ones, one for each class ({option('labels')} names them)"
+    )
 
 
 def separated(values: Sequence[Any]) -> tuple[str, str, int] | None:
@@ -374,7 +378,8 @@ def named(path: Path, spelt: Mapping[str, int], given: Sequence[str], origin: st
         return Classes(tuple(given), origin, own)
     low, high, count = min(known), max(known), len(given)
     says = f"{path}: the labels are numbers from {low} to {high}, {origin} names {count} classes ({listed(given)})"
-    write = "write the names in place of the numbers" + (", or leave out --labels" if origin == "--labels" else "")
+    given_here = origin == option("labels")
+    write = "write the names in place of the numbers" + (f", or leave out {origin}" if given_here else "")
     if low < 0 or high > count or (low == 0 and high == count):
         raise TutelageError(f"{says}; {'name one for each number from 0' if low == 0 else write}")
     if low > 0 and high < count and (low, high, count) != (1, 1, 2):
@@ -418,9 +423,15 @@ def found_classes(path: Path, spelt: Mapping[str, int], *, nameable: bool = True
     if all(whole(name) is not None for name in names):
         names = {str(whole(name)) if "." in name or name.startswith("+") else name for name in names}
     if len(names) < 2:
+        naming = f", or name all classes with {option('labels')}" if nameable else ""
         raise TutelageError(
             f"{path}: the labels have {listed(sorted(names)) or 'no class'} only, two or more classes are needed; check which "
-            f"column is the label{', or name all classes with --labels' if nameable else ''}"
+            f"column is the label{naming}"
+        )
+    if {loose(name) for name in names} <= {"0", "1", *TRUTH} and TRUTH & set(map(loose, names)) and {"0", "1"} & names:
+        raise TutelageError(
+            f"{path}: labels are truth values and numbers ({listed(sorted(names))}), which may mean the same; write all as "
+            "numbers, or all as truth values"
         )
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -431,7 +442,7 @@ def found_classes(path: Path, spelt: Mapping[str, int], *, nameable: bool = True
         )
         best = [max(group, key=lambda one: (spelt.get(one, 0), -len(one))) for group in groups.values()]
         given = f" ({','.join(best)})" if len(best) <= 10 and not any("," in name for name in best) else ""
-        remedy = f", or name the classes with --labels{given}" if nameable else ""
+        remedy = f", or name the classes with {option('labels')}{given}" if nameable else ""
         raise TutelageError(
             f"{path}: labels differ in case, spaces or invisible characters alone: {pairs}; correct them{remedy}"
         )

@@ -13,6 +13,7 @@ from tutelage.data.examples import Data
 from tutelage.data.labels import Labels
 from tutelage.data.readers.table import is_missing, shown
 from tutelage.data.texts import Texts
+from tutelage.errors import option
 from tutelage.tasks import cells
 from tutelage.tasks.kind import TextKind
 from tutelage.tasks.order import counted
@@ -42,7 +43,7 @@ class Classification(TextKind):
 
     def answer(self, value: Any) -> tuple[str, ...]:
         if isinstance(value, list):
-            raise cells.Unreadable(f"has a list as its label ({shown(value)}; use --kind multilabel)")
+            raise cells.Unreadable(f"has a list as its label ({shown(value)}; use {option('kind')} multilabel)")
         return (cells.one_name(value),)
 
     def labels_of(self, answers: Sequence[Any], count: int) -> Labels:

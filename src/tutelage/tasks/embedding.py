@@ -25,6 +25,7 @@ from tutelage import anatomy
 from tutelage.data.config import DataConfig, Pooling, Projection
 from tutelage.data.draws import hashes
 from tutelage.data.examples import Data, Examples, Rows
+from tutelage.data.given import task_name, titled
 from tutelage.data.labels import Labels
 from tutelage.data.mapped import held, taken
 from tutelage.data.readers.files import ending_of, read_lines, read_table
@@ -89,12 +90,14 @@ class Embedding(Kind):
             TutelageError: as ``tables.load_files``; or a score is no number, or train is too small to hold out texts.
         """
         texts, notes = _texts(train, config)
-        sources, metrics = {"train": train.name}, TEACHER
+        sources, metrics = {"train": titled(train).name}, TEACHER
         if dev is None:
             held = np.zeros(len(texts), dtype=bool)
             held[np.random.default_rng(0xDE7).permutation(len(texts))[4::10]] = True
             if not held.any():
-                raise TutelageError(f"{train}: {len(texts)} texts are too few to hold out some as dev; give a dev file")
+                raise TutelageError(
+                    f"{titled(train)}: {len(texts)} texts are too few to hold out some as dev; give a dev file"
+                )
             whole = _unlabelled("train", texts)
             learnt, part = whole.take(np.flatnonzero(~held)), whole.take(np.flatnonzero(held))
             sources["dev"] = "10% of train, held out"
@@ -102,9 +105,8 @@ class Embedding(Kind):
             learnt = _unlabelled("train", texts)
             part, metrics, sources["dev"], more = _evaluation(dev, config)
             notes += more
-        task = train.name.removesuffix(".gz").rpartition(".")[0]
         return EmbeddingData(
-            task, self.name, (), metrics, learnt, {"dev": part}, sources=sources, pooling=config.pooling,
+            task_name(train), self.name, (), metrics, learnt, {"dev": part}, sources=sources, pooling=config.pooling,
             projection=config.projection, notes=tuple(notes),
         )  # fmt: skip
 
@@ -247,10 +249,10 @@ def _evaluation(path: Path, config: DataConfig) -> tuple[Examples, tuple[str, ..
         rows = table.kept(config.skip_bad_rows)
         both = _unlabelled("dev", [one for row in rows for one in (texts[row], pairs[row])])
         labels: Labels = np.repeat(np.array([scores[row] for row in rows], dtype=np.float32), 2)
-        return replace(both, labels=labels), PAIRS, path.name, table.said()
+        return replace(both, labels=labels), PAIRS, table.path.name, table.said()
     if lines or config.label not in table.columns:
         rows = table.kept(config.skip_bad_rows)
-        return _unlabelled("dev", [texts[row] for row in rows]), TEACHER, path.name, table.said()
+        return _unlabelled("dev", [texts[row] for row in rows]), TEACHER, table.path.name, table.said()
     names = []
     for row, value in enumerate(table.column(config.label, "label")):
         try:
@@ -259,10 +261,10 @@ def _evaluation(path: Path, config: DataConfig) -> tuple[Examples, tuple[str, ..
             table.reject(row, str(why))
             names.append("")
     rows = table.kept(config.skip_bad_rows)
-    classes = cells.found_classes(path, Counter(names[row] for row in rows), nameable=False)
+    classes = cells.found_classes(table.path, Counter(names[row] for row in rows), nameable=False)
     numbers = np.array([classes.place(names[row]) for row in rows], dtype=np.int64)
     part = replace(_unlabelled("dev", [texts[row] for row in rows]), labels=numbers)
-    return part, CLASSES, f"{path.name}, {len(classes.names)} classes", table.said()
+    return part, CLASSES, f"{table.path.name}, {len(classes.names)} classes", table.said()
 
 
 def _scores(table: FileTable, name: str) -> list[float]:

@@ -27,7 +27,7 @@ from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples, Rows, encode, token_places
 from tutelage.data.labels import Labels, class_counts, label_names, listed, places_of, unnamed
 from tutelage.data.texts import Texts
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.evaluation.intervals import Metric
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
@@ -155,7 +155,7 @@ class Kind(ABC):
         remedy = f"use a {role} fine-tuned on a {self.name} task"
         raise TutelageError(
             f"the {role} {name!r} has {says}, and the data are read as {self.name}; "
-            + (f"read files of your own with --kind {other}, or {remedy}" if other else remedy)
+            + (f"read files of your own with {option('kind')} {other}, or {remedy}" if other else remedy)
         )
 
     def match(self, data: Data, config: Any, name: str, role: str = "teacher") -> tuple[Data, list[str]]:
@@ -184,7 +184,7 @@ class Kind(ABC):
         numbered &= len(theirs) <= 10 and not any("," in label for label in theirs)
         raise TutelageError(
             f"the {role} {name!r} knows the labels {listed(theirs)}, the data {listed(data.labels)}; "
-            + (f"if these are their numbers, give --labels {','.join(theirs)}; else " if numbered else "")
+            + (f"if these are their numbers, give {option('labels')} {','.join(theirs)}; else " if numbered else "")
             + f"use a {role} fine-tuned on these labels, or correct id2label in its config.json"
         )
 
@@ -209,7 +209,7 @@ class Kind(ABC):
                 f"the teacher {name!r} of the team knows the labels {listed(theirs)}, and would have to know "
                 f"{listed(data.labels)}; "
                 + (
-                    f"give another as --teacher, or name another first: the first knows {listed(more)} beside the data's"
+                    f"give another as {option('teacher')}, or name another first: the first knows {listed(more)} beside the data's"
                     if more and places_of(given, theirs) is not None
                     else "use teachers fine-tuned on this task, or correct id2label in its config.json"
                 )
@@ -263,9 +263,8 @@ class Kind(ABC):
         """The first metric of predictions as :meth:`scores` takes them, as a function of the examples that count, and how many
         there are: for intervals."""
         each = self.per_example(data, logits, texts)
-        if (
-            each.dtype.kind == "i" and each.size
-        ):  # a bootstrap reads rows at random: few bytes stay in the processor's cache
+        # A bootstrap reads rows at random: few bytes stay in the processor's cache.
+        if each.dtype.kind == "i" and each.size:
             each = each.astype(np.result_type(*map(np.min_scalar_type, (each.min(), each.max()))))
         # ``take`` gathers rows ten times as fast as ``each[rows]``, and a bootstrap does it a thousand times.
         return len(each), lambda rows: self.pooled(data.metrics[0], each.take(rows, axis=0))

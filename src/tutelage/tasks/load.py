@@ -11,13 +11,14 @@ import numpy as np
 from tutelage import memory
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples, hashed_keys
+from tutelage.data.given import titled
 from tutelage.data.labels import listed, places_of
 from tutelage.data.parts import part_of
 from tutelage.data.readers.conll import load_conll
 from tutelage.data.readers.docstrings import demo_data
 from tutelage.data.readers.glue import load_glue
 from tutelage.data.readers.squad import load_squad
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.tasks import kind_of
 from tutelage.tasks.kind import TextKind
 from tutelage.tasks.predictions import data_from, read_predictions_file, with_predictions
@@ -35,7 +36,9 @@ def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
         TutelageError: for anything missing, malformed or contradictory.
     """
     if config.task is not None and (config.train is not None or config.dev is not None):
-        raise TutelageError("--task and --train/--dev exclude each other: a task by name, or files of your own")
+        raise TutelageError(
+            f"{option('task')} and {option('train')}/{option('dev')} exclude each other: a task by name, or files of your own"
+        )
     kind = None if config.kind is None else kind_of(config.kind)
     folder = Path(config.data_dir) if config.data_dir else None
     predictions = None if config.predictions is None else read_predictions_file(config)
@@ -55,12 +58,18 @@ def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
     elif predictions is not None:
         data = data_from(predictions, config)
     else:
-        more = "; texts without labels (--unlabeled) go beside labelled rows, or with predictions (--teacher-predictions FILE)"
+        more = (
+            f"; texts without labels ({option('unlabeled')}) go beside labelled rows, or with predictions "
+            f"({option('teacher_predictions')} FILE)"
+        )
         what = "texts" if config.dev is None else "training texts"
-        raise TutelageError(f"there are no {what}; give --task NAME or --train FILE{more if config.unlabeled else ''}")
+        raise TutelageError(
+            f"there are no {what}; give {option('task')} NAME or {option('train')} FILE{more if config.unlabeled else ''}"
+        )
     if kind is not None and kind.name != data.kind:
         raise TutelageError(
-            f"the task {config.task!r} is of kind {data.kind}, not {kind.name}; leave out --kind, or give its texts with --train"
+            f"the task {config.task!r} is of kind {data.kind}, not {kind.name}; leave out {option('kind')}, or give its texts "
+            f"with {option('train')}"
         )
     if config.labels is not None and data.labels != config.labels:
         data = _renumbered(data, config.labels)
@@ -80,7 +89,7 @@ def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
     if config.unlabeled is not None:
         if not isinstance(kind_of(data.kind), TextKind):
             raise TutelageError(
-                f"unlabelled texts cannot be read for a task of kind {data.kind}; leave out --unlabeled"
+                f"unlabelled texts cannot be read for a task of kind {data.kind}; leave out {option('unlabeled')}"
             )
         # GLUE's columns have names of their own, which a file of the user's need not share.
         texts, source, notes = read_unlabeled(Path(config.unlabeled), config, data)
@@ -104,11 +113,13 @@ def _without_evaluated(texts: Examples, data: Data, path: Path) -> tuple[Example
     evaluated = np.concatenate([hashed_keys(part) for part in data.dev.values()])
     kept = np.flatnonzero(~np.isin(hashed_keys(texts), evaluated))
     if not len(kept):
-        raise TutelageError(f"{path} has texts of the evaluation set alone, which are not trained on; leave it out")
+        raise TutelageError(
+            f"{titled(path)} has texts of the evaluation set alone, which are not trained on; leave it out"
+        )
     if len(kept) == len(texts):
         return texts, []
     count = f"{len(texts) - len(kept):,} of {len(texts):,}"
-    return texts.take(kept), [f"{path.name}: left out {count} texts because they are in the evaluation set"]
+    return texts.take(kept), [f"{titled(path).name}: left out {count} texts because they are in the evaluation set"]
 
 
 def _led_by(data: Data, metric: str) -> Data:
@@ -117,7 +128,9 @@ def _led_by(data: Data, metric: str) -> Data:
     known = kind.known_metrics if isinstance(kind, TextKind) else data.metrics
     if metric not in known or (metric == "f1" and len(data.labels) > 2):
         usable = [name for name in known if name != "f1" or len(data.labels) == 2]
-        raise TutelageError(f"--metric {metric}: a task of kind {kind.name} has {', '.join(usable)}; use one of these")
+        raise TutelageError(
+            f"{option('metric')} {metric}: a task of kind {kind.name} has {', '.join(usable)}; use one of these"
+        )
     others = tuple(name for name in data.metrics if name != metric)
     return replace(data, metrics=(metric, *others), selected_by=(metric,))
 
@@ -125,11 +138,13 @@ def _led_by(data: Data, metric: str) -> Data:
 def _renumbered(data: Data, labels: tuple[str, ...]) -> Data:
     """The data with its classes in the order of ``labels``, which may name more."""
     if not data.labels:
-        raise TutelageError(f"--labels names classes, and the task {data.task!r} is of kind {data.kind}; leave it out")
+        raise TutelageError(
+            f"{option('labels')} names classes, and the task {data.task!r} is of kind {data.kind}; leave it out"
+        )
     places = places_of(data.labels, labels)
     if places is None:
         raise TutelageError(
-            f"--labels names {listed(labels)}, the task {data.task!r} has {listed(data.labels)}; name each of these"
+            f"{option('labels')} names {listed(labels)}, the task {data.task!r} has {listed(data.labels)}; name each of these"
         )
     spelt = dict(zip(places, data.labels, strict=True))
     return data.with_labels(tuple(spelt.get(place, name) for place, name in enumerate(labels)))

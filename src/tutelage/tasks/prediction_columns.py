@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tutelage.data.config import Predictions
 from tutelage.data.readers.table import is_missing, listed, shown
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.tasks import cells
 
 TOLD = ("prediction", "predictions", "predicted", "probabilities", "probs", "distribution")
@@ -173,15 +173,15 @@ def prediction_columns(
     several = f"{path} has several columns that may be predictions ({listed(usual or rest)})"
     if len(shares) < 2:
         likely = (usual[-1:] or unmarked or rest)[0]
-        raise TutelageError(f"{several}; name those that are: --set predictions.columns={likely}")
+        raise TutelageError(f"{several}; name those that are: {option('settings')} predictions.columns={likely}")
     order = ""
     if len(shares) == len(labels):
         order = f", in the order of the labels {listed(labels)}"
         found = _classes_of({name: columns[name] for name in shares}, labels)
         shares = sorted(shares, key=lambda name: labels.index(found[shares.index(name)])) if found else shares
-    remedies = [f"--set 'predictions.columns={json.dumps(shares, ensure_ascii=False)}'"]
+    remedies = [f"{option('settings')} 'predictions.columns={json.dumps(shares, ensure_ascii=False)}'"]
     if not labels and not any("," in name for name in shares):
-        remedies.insert(0, f"--labels {','.join(shares)}")
+        remedies.insert(0, f"{option('labels')} {','.join(shares)}")
     raise TutelageError(f"{several}; if each has the probability of a class, name them{order}: {' or '.join(remedies)}")
 
 

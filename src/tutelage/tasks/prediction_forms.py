@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tutelage.data.readers.table import is_missing, listed, shown
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.tasks import cells
 from tutelage.tasks.prediction_columns import LabelNames, PredictionColumns, plain
 
@@ -186,7 +186,8 @@ def _in_order(table: PredictionColumns, row: int, value: Any, labels: Sequence[s
 
 def _nameless(table: PredictionColumns, what: str) -> TutelageError:
     return TutelageError(
-        f"{table.path} has {what}, which do not say the classes; name them with --labels a,b,c, or give rows with labels (--train)"
+        f"{table.path} has {what}, which do not say the classes; name them with {option('labels')} a,b,c, or give rows with "
+        f"labels ({option('train')})"
     )
 
 
@@ -340,15 +341,17 @@ def _checked(found: PredictedValues, table: PredictionColumns) -> PredictedValue
     some = ", ".join(f"{shown(name)} {count:,}" for name, count in found.unknown.most_common(5))
     what, known = ("label", f"; the labels are {listed(found.labels)}") if found.labels else ("number", "")
     if not found.given.any():
-        write = "write these names there" if found.labels else "write numbers there, use --kind classification"
+        write = (
+            "write these names there" if found.labels else f"write numbers there, use {option('kind')} classification"
+        )
         raise TutelageError(
             f"{found.path}: no answer is a {what} ({some or 'all are empty'}) in {table.said}{known}: {write}, or name another "
-            "column with --set predictions.columns=COLUMN"
+            f"column with {option('settings')} predictions.columns=COLUMN"
         )
     if found.unknown and table.how.unknown == "error":
-        name = "name all labels with --labels, " if found.labels else ""
+        name = f"name all labels with {option('labels')}, " if found.labels else ""
         raise TutelageError(
             f"{found.path}: {found.unknown.total():,} answers are no {what}s ({some}){known}: correct them, {name}or leave such "
-            "answers out with --set predictions.unknown=drop"
+            f"answers out with {option('settings')} predictions.unknown=drop"
         )
     return replace(found, columns=table.said)

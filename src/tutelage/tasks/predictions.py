@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from tutelage.data.config import DataConfig, Predictions
 from tutelage.data.examples import Data, Examples, key_of, keys_of
+from tutelage.data.given import task_name, titled
 from tutelage.data.labels import class_counts, known_labels, no_labels
 from tutelage.data.predicted import Compared, Predicted
 from tutelage.data.readers.files import read_table
 from tutelage.data.readers.table import FileTable, is_missing, shown
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.tasks import cells, kind_of, known_kinds
 from tutelage.tasks.kind import TextKind
 from tutelage.tasks.prediction_columns import PredictionColumns, prediction_columns, separator_of
@@ -95,7 +96,7 @@ def data_from(source: PredictionFile, config: DataConfig) -> Data:
     """
     if source.how.id is not None:
         raise TutelageError(
-            f"{source.path} is matched by the column {source.how.id!r}; give the texts with --train FILE"
+            f"{source.path} is matched by the column {source.how.id!r}; give the texts with {option('train')} FILE"
         )
     kind = _kind(source, config)
     table = source.table(config, config.labels or ())
@@ -117,11 +118,12 @@ def data_from(source: PredictionFile, config: DataConfig) -> Data:
         train = whole.take([row for row, name in enumerate(names) if name not in scored])
         sources["dev"], notes = origin, [*notes, *more]
         if not len(train):
-            raise TutelageError(f"{source.path} has the texts of {dev} alone; give predictions for training texts")
-    task = source.path.name.removesuffix(".gz").rpartition(".")[0]
+            raise TutelageError(
+                f"{source.path} has the texts of {titled(dev)} alone; give predictions for training texts"
+            )
     return Data(
-        task, kind.name, answers.labels, kind.metrics, train, {"dev": held_out}, sources=sources, notes=tuple(notes),
-        separator=table.separator,
+        task_name(source.path), kind.name, answers.labels, kind.metrics, train, {"dev": held_out}, sources=sources,
+        notes=tuple(notes), separator=table.separator,
     )  # fmt: skip
 
 
@@ -138,8 +140,9 @@ def _odd_classes(path: Path, counts: Mapping[str, int]) -> list[str]:
         f"; and {len(odd) - 3} more" if len(odd) > 3 else ""
     )
     return [
-        f"{path.name}: classes in few rows, or sentences ({rows}); where these are no classes, name those that are with --labels, "
-        "and leave other answers out with --set predictions.unknown=drop"
+        f"{path.name}: classes in few rows, or sentences ({rows}); where these are no classes, name those that are with "
+        f"{option('labels')}, "
+        f"and leave other answers out with {option('settings')} predictions.unknown=drop"
     ]
 
 
@@ -212,7 +215,7 @@ def with_predictions(data: Data, source: PredictionFile, config: DataConfig, *, 
     }
     ids = [name for name, good in zip(texts.ids, usable, strict=True) if good]
     predicted = Predicted(
-        file=str(source.path),
+        file=source.how.file,
         form=answers.form,
         columns=answers.columns,
         rows=len(source.keys),
@@ -319,7 +322,9 @@ def _keys(examples: Examples, part: str, source: PredictionFile, config: DataCon
         return list(keys_of(examples))
     place = {"train": config.train, "dev": config.dev or config.train, "unlabeled": config.unlabeled}.get(part)
     if place is None:
-        raise TutelageError("predictions.id names a column of your own files; give --train FILE, or match by text")
+        raise TutelageError(
+            f"predictions.id names a column of your own files; give {option('train')} FILE, or match by text"
+        )
     table = read_table(Path(place), (how.id,), config.header)
     # An id of an example has the number of its row, whatever was left out.
     found = _identities(table, how.id)
@@ -373,14 +378,15 @@ def _corrected(
     elif how.prior == "data":
         if not labelled:
             raise TutelageError(
-                "predictions.prior=data takes the class frequencies of labelled rows; give some with --train"
+                f"predictions.prior=data takes the class frequencies of labelled rows; give some with {option('train')}"
             )
         prior = np.bincount(data.train.labels[data.train.labelled], minlength=classes) + 1.0
     else:
         prior = np.array(how.prior, dtype=np.float64)
         if len(prior) != classes or (prior < 0).any() or not prior.sum():
             raise TutelageError(
-                f"--prior has {len(prior)} numbers; give uniform, data, or a frequency for each of the {classes} labels in this "
+                f"{option('prior')} has {len(prior)} numbers; give uniform, data, or a frequency for each of the {classes} "
+                "labels in this "
                 f"order: {', '.join(data.labels[:6])}{' ...' if classes > 6 else ''}"
             )
     return with_prior(values, prior / prior.sum()), {"prior": str(how.prior) if isinstance(how.prior, str) else "given"}

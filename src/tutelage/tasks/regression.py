@@ -14,7 +14,7 @@ from tutelage.data.examples import Data
 from tutelage.data.labels import Labels
 from tutelage.data.readers.table import is_missing, shown
 from tutelage.data.texts import Texts
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks import cells
@@ -59,7 +59,7 @@ class Regression(TextKind):
             )
         if number is None or abs(number) > LARGEST or not math.isfinite(number):
             raise cells.Unreadable(
-                f"has label {shown(value)}, which is not a number (classes are --kind classification)"
+                f"has label {shown(value)}, which is not a number (classes are {option('kind')} classification)"
             )
         return number
 

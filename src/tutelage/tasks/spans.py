@@ -20,7 +20,7 @@ from tutelage.data.config import DataConfig
 from tutelage.data.examples import NO_TARGET, UNLABELLED, Data, Encoded, Examples, Windows
 from tutelage.data.readers.squad import Answers, own_questions
 from tutelage.data.texts import Texts
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count
 from tutelage.tasks.kind import Kind
@@ -147,8 +147,8 @@ def encode_spans(
     room = max_length - max_question - tokenizer.num_special_tokens_to_add(pair=True)
     if room <= stride:
         raise TutelageError(
-            f"max_length={max_length} leaves {room} tokens for the context beside max_question={max_question}, but windows"
-            f" that share stride={stride} need more; raise max_length or lower stride"
+            f"{option('max_length')} {max_length} leaves {room} tokens for the context beside max_question={max_question}, but "
+            f"windows that share stride={stride} need more; raise max_length or lower stride"
         )
     has_types = "token_type_ids" in tokenizer.model_input_names
     tokens: list[npt.NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]

@@ -12,13 +12,25 @@ import numpy as np
 
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
+from tutelage.data.given import task_name, titled
 from tutelage.data.labels import no_labels, strata
 from tutelage.data.mapped import held, taken
 from tutelage.data.readers.files import ending_of, read_lines, read_table
 from tutelage.data.readers.table import FileTable, listed, shown
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.tasks import KINDS, cells, kind_of
 from tutelage.tasks.kind import TextKind
+
+SCORED = "scores need labels; add a column of them"
+"""A remedy for an evaluation file of texts alone."""
+
+
+def _taught() -> str:
+    """A remedy for a training file of texts alone. It names the command, because others have no such options."""
+    return (
+        f"labels are needed here; add a column of them (distill takes texts without labels, too: as {option('unlabeled')} beside "
+        f"labelled ones, or with {option('teacher_predictions')})"
+    )
 
 
 def load_files(config: DataConfig, known: Sequence[str] = (), seed: int = 0) -> Data:
@@ -39,30 +51,29 @@ def load_files(config: DataConfig, known: Sequence[str] = (), seed: int = 0) -> 
     kind = None if config.kind is None else kind_of(config.kind)
     if kind is not None and not isinstance(kind, TextKind):
         raise TutelageError(
-            f"a task of kind {kind.name} is not read from a table ({train}); give it in a format of its own"
+            f"a task of kind {kind.name} is not read from a table ({titled(train)}); give it in a format of its own"
         )
-    part = _read(train, config, None)
-    how = kind or inferred(train, part.column.values)
+    part = _read(train, config, None, SCORED if dev == train else _taught())
+    how = kind or inferred(titled(train), part.column.values)
     part.answer(how)
     part.table.check(config.skip_bad_rows)
     classes = _classes(part, how, config.labels or (), known)
     whole = part.examples("train", how, classes, config)
     notes, sources = part.table.said(), {"train": part.table.source}
     if dev is None:
-        learnt, held_out = hold_out(train, whole, seed)
+        learnt, held_out = hold_out(titled(train), whole, seed)
         sources["dev"] = "10% of train, held out"
     elif dev == train:  # an evaluation alone
         learnt, held_out = whole, replace(whole, ids=held(name.replace("train", "dev", 1) for name in whole.ids))
         sources["dev"] = part.table.source
     else:
-        other = _read(dev, config, part.column)
+        other = _read(dev, config, part.column, SCORED)
         other.answer(how)
         learnt, held_out = whole, other.examples("dev", how, classes, config)
         notes, sources["dev"] = notes + other.table.said(), other.table.source
-    task = train.name.removesuffix(".gz").rpartition(".")[0]
     names = () if classes is None else classes.names
     return Data(
-        task, how.name, names, how.metrics, learnt, {"dev": held_out}, sources=sources, notes=tuple(notes),
+        task_name(train), how.name, names, how.metrics, learnt, {"dev": held_out}, sources=sources, notes=tuple(notes),
         separator=part.column.separator,
     )  # fmt: skip
 
@@ -79,10 +90,12 @@ def read_unlabeled(path: Path, config: DataConfig, like: Data) -> tuple[Examples
     text, pair, lines = config.text, config.text_pair, ending_of(path) == ".txt"
     has_pairs = like.train.pairs is not None
     if has_pairs and (lines or pair is None):
-        remedy = "give a file with columns" if lines else "set text_pair to a column"
-        raise TutelageError(f"{path}: task {like.task} has pairs of texts; {remedy}")
+        remedy = "give a file with columns" if lines else f"set {option('text_pair')} to a column"
+        raise TutelageError(f"{titled(path)}: task {like.task} has pairs of texts; {remedy}")
     if pair is not None and not has_pairs:
-        raise TutelageError(f"{path}: task {like.task} has single texts; leave out text_pair ({pair!r})")
+        raise TutelageError(
+            f"{titled(path)}: task {like.task} has single texts; leave out {option('text_pair')} ({pair!r})"
+        )
     wanted = [name for name in (text, pair) if name is not None]
     table = read_lines(path) if lines else read_table(path, wanted, config.header)
     texts = table.texts("text" if lines else text, "text")
@@ -107,9 +120,9 @@ def read_labelled(
     Raises:
         TutelageError: as :func:`load_files`.
     """
-    read = _read(path, config, cells.LabelColumn([], separator=separator))
+    read = _read(path, config, cells.LabelColumn([], separator=separator), SCORED)
     read.answer(how)
-    classes = cells.named(path, read.spelt(), names, origin) if how.named else None
+    classes = cells.named(read.table.path, read.spelt(), names, origin) if how.named else None
     examples = read.examples(part, how, classes, config)
     return examples, read.table.source, read.table.said()
 
@@ -174,7 +187,8 @@ class _Part:
         count = 0 if classes is None else len(classes.names)
         if how.single_label and len(rows) > 40 and 2 * count > len(rows):
             self.table.notes.append(
-                f"{count} classes for {len(rows)} texts: is the label another column (--label), or a number (--kind regression)?"
+                f"{count} classes for {len(rows)} texts: is the label another column ({option('label')}), or a number "
+                f"({option('kind')} regression)?"
             )
         if how.named and (none := sum(not self.answers[row] for row in rows)):
             self.table.notes.append(f"{none:,} row{' has' if none == 1 else 's have'} no class")
@@ -182,17 +196,19 @@ class _Part:
         return _examples(part, rows, self.texts, self.pairs, labels)
 
 
-def _read(path: Path, config: DataConfig, like: cells.LabelColumn | None) -> _Part:
-    """A file's columns; ``like`` is the column of labels of the training file."""
+def _read(path: Path, config: DataConfig, like: cells.LabelColumn | None, unlabelled: str) -> _Part:
+    """A file's columns; ``like`` is the column of labels of the training file, ``unlabelled`` the remedy for texts alone."""
     wanted = [name for name in (config.text, config.text_pair, config.label) if name is not None]
     table = read_table(path, wanted, config.header)
     texts = table.texts(config.text, "text")
     pairs = None if config.text_pair is None else table.texts(config.text_pair, "text_pair")
     several = config.kind is not None and kind_of(config.kind).several
-    column = cells.plain(table.column(config.label, "label"), like, several=several)
+    column = cells.plain(table.column(config.label, "label", unlabelled), like, several=several)
     width = None if like is None else like.width
     if width is not None and column.width != width:
-        raise TutelageError(f"{path}: labels are not lists of {width} zeros and ones, as those of train; write them so")
+        raise TutelageError(
+            f"{table.path}: labels are not lists of {width} zeros and ones, as those of train; write them so"
+        )
     for row, why in column.bad.items():
         table.reject(row, why)
     table.notes += column.notes
@@ -209,8 +225,9 @@ def inferred(path: Path, values: Sequence[Any]) -> TextKind:
     if how.single_label and (several := cells.separated(values)) is not None:
         separator, example, count = several
         raise TutelageError(
-            f"{path}: {count:,} labels contain {separator!r}, such as {shown(example)}; pass --kind multilabel to read several "
-            "classes from each, or --kind classification to keep them whole"
+            f"{path}: {count:,} labels contain {separator!r}, such as {shown(example)}; pass {option('kind')} multilabel to "
+            "read several "
+            f"classes from each, or {option('kind')} classification to keep them whole"
         )
     return how
 
@@ -220,17 +237,21 @@ def _classes(part: _Part, how: TextKind, given: Sequence[str], known: Sequence[s
     path, width = part.table.path, part.column.width
     if not how.named:
         if given:
-            raise TutelageError(f"--labels names classes, and the labels of {path} are a {how.name}; leave it out")
+            raise TutelageError(
+                f"{option('labels')} names classes, and the labels of {path} are a {how.name}; leave it out"
+            )
         return None
     spelt = part.spelt()
     if width is not None:
         names = given or (known if len(known) == width else [str(place) for place in range(width)])
         if len(names) != width:
-            raise TutelageError(f"{path}: labels are {width} zeros and ones, --labels names {len(names)}; name {width}")
+            raise TutelageError(
+                f"{path}: labels are {width} zeros and ones, {option('labels')} names {len(names)}; name {width}"
+            )
         by_place = {place: place for place in range(width)} if given or names is known else None
-        return cells.Classes(tuple(names), "--labels" if given else "the model", by_place)
+        return cells.Classes(tuple(names), option("labels") if given else "the model", by_place)
     if given:
-        return cells.named(path, spelt, given, "--labels")
+        return cells.named(path, spelt, given, option("labels"))
     if known and (classes := cells.fitting(path, spelt, known)) is not None:
         return classes
     return cells.found_classes(path, spelt)

@@ -18,7 +18,7 @@ from tutelage.artifacts import free_place
 from tutelage.data.examples import Encoded, Rows
 from tutelage.data.processes import Processes
 from tutelage.data.tokenizers import tokenizer_fingerprint
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.store.reading import Store, StoreManifest, fingerprint_of
 from tutelage.knowledge.store.scheme import Dtype, Scheme
@@ -80,7 +80,8 @@ class Knowledge:
         lacking = store.scheme.lacks(needs)
         if lacking:
             raise TutelageError(
-                f"the store {store.name!r} lacks what this recipe needs: {lacking}; write one for this recipe, or with --whole"
+                f"the store {store.name!r} lacks what this recipe needs: {lacking}; write one for this recipe, or with "
+                f"{option('whole', True)}"
             )
         return store, store.locate(self.ids, self.encoded)
 

@@ -17,7 +17,7 @@ from tutelage.anatomy import Head
 from tutelage.anatomy.checkpoints import resolve
 from tutelage.data.config import Pooling
 from tutelage.data.tokenizers import load_tokenizer
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.students.load import load_config, load_model, untrained
 from tutelage.tasks.sentence import read_settings, width_of
 
@@ -85,9 +85,9 @@ class Source:
                 raise TutelageError(
                     f"the {self.role} {self.name!r} has no {HEADS[self._head]} (its weights lack {missing[0]}); "
                     + (
-                        f"train one first: tutelage pretrain --model {self.name} ..."
+                        f"train one first: `tutelage pretrain --model {self.name} ...`"
                         if self._head in ("masked_lm", "causal_lm")
-                        else f"fine-tune it first: tutelage finetune --model {self.name} ..."
+                        else f"fine-tune it first: `tutelage finetune --model {self.name} ...`"
                     )
                 )
             self._model = model
@@ -128,7 +128,7 @@ class Source:
         """The error message if they are needed."""
         return (
             f"{self.name!r} is a store's teacher folder, which has no weights, but this run needs them; give the teacher "
-            f"itself with --teacher"
+            f"itself with {option('teacher')}"
         )
 
     @property

@@ -37,7 +37,7 @@ from tutelage import anatomy, memory
 from tutelage.data import batches
 from tutelage.data.examples import Rows
 from tutelage.data.processes import Processes
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.knowledge.signals import Signals, Tap
 from tutelage.mechanisms.hook import Hook, views_of
 from tutelage.objectives.objective import Objective
@@ -355,7 +355,7 @@ class _LogLines:
                 _, peak = self._stage.schedule
                 raise TutelageError(
                     f"the loss {name!r} became {mean} in stage {log.name!r} at step {log.steps}; lower the learning "
-                    f"rate (--set stages.*.lr={peak / 2:g}) or use full precision"
+                    f"rate ({option('settings')} stages.*.lr={peak / 2:g}) or use full precision"
                 )
             log.losses.setdefault(name, []).append([log.steps, mean])
 

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tutelage.data import batches
 from tutelage.data.batches import Batch
 from tutelage.data.examples import Encoded, Rows
-from tutelage.errors import TutelageError, out_of_memory
+from tutelage.errors import TutelageError, option, out_of_memory
 from tutelage.knowledge.signals import Signals
 from tutelage.mechanisms.hook import Hook, parameter_groups, views_of
 from tutelage.recipes.recipe import Stage
@@ -179,7 +179,8 @@ class Stepper:
                 if self._whole_step and out_of_memory(error) and self._stage.batch_size > 1:
                     raise TutelageError(
                         f"a step of {len(step)} examples does not fit into memory, and stage {self._stage.name!r} compares all "
-                        f"examples of a step; use fewer (--set stages.{self._stage.name}.batch_size={self._stage.batch_size // 2})"
+                        f"examples of a step; use fewer ({option('settings')} "
+                        f"stages.{self._stage.name}.batch_size={self._stage.batch_size // 2})"
                     ) from None
                 self._max_tokens = batches.halved(error, largest.mask.numel(), len(largest.rows))
             self._prepared.zero_grad()

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tutelage.errors import Stopped, command
+from tutelage.errors import Stopped, command, option
 
 RESUMES = ("distill", "finetune", "pretrain", "run")
 """The commands that take ``--resume``; the others go on if they are repeated."""
@@ -20,7 +20,7 @@ def stopped(number: int, where: str) -> Stopped:
         again = "repeat the call, with resume=True if it takes that,"
     else:
         again = (
-            "repeat the command with --resume"
+            f"repeat the command with {option('resume', True)}"
             if typed.split()[1:2] in [[one] for one in RESUMES]
             else "repeat the command"
         )

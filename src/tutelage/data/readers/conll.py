@@ -10,9 +10,10 @@ import numpy as np
 
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
+from tutelage.data.given import titled
 from tutelage.data.readers.files import TABLES, ending_of, read_table
 from tutelage.data.readers.table import FileTable, shown
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 
 HUB = "eriktks/conll2003"
 
@@ -95,8 +96,10 @@ def own_sentences(train: Path, dev: Path | None, config: DataConfig) -> Data:
     else:
         scored, _ = read(dev, "dev", tags)
     if not len(scored) or not len(examples):
-        raise TutelageError(f"{train} has too few sentences to hold out some as dev; give a --dev file")
-    name = train.name.rpartition(".")[0] or train.name
+        raise TutelageError(
+            f"{titled(train)} has too few sentences to hold out some as dev; give a {option('dev')} file"
+        )
+    name = titled(train).stem
     metrics = ("f1", "accuracy")
     return Data(
         name, "tokens", tags, metrics, examples, {"dev": scored}, sources=sources, notes=tuple(dict.fromkeys(notes))
@@ -204,9 +207,9 @@ def _from_table(
         named = [labels[one] if labels and type(one) is int and 0 <= one < len(labels) else one for one in given_tags]
         wrong = next((one for one in named if not (isinstance(one, str) and re.fullmatch(TAG, one))), None)
         if wrong is not None:
-            remedy = "; name the numbers with --labels O,B-...,I-..." if isinstance(wrong, int) else ""
+            remedy = f"; name the numbers with {option('labels')} O,B-...,I-..." if isinstance(wrong, int) else ""
             if labels and isinstance(wrong, int):
-                remedy = f"; --labels names the numbers 0 to {len(labels) - 1}"
+                remedy = f"; {option('labels')} names the numbers 0 to {len(labels) - 1}"
                 remedy += (
                     ", and -100 stands for pieces of words: give whole words, with a tag each" if wrong == -100 else ""
                 )
@@ -230,7 +233,7 @@ def _from_hub() -> dict[str, list[Sentence]]:
     except Exception as error:  # those of datasets, huggingface_hub, httpx and the operating system
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TutelageError(
-            f"{HUB} cannot be had from the Hub ({reason}); pass --data-dir with the folder of eng.train and eng.testa"
+            f"{HUB} cannot be had from the Hub ({reason}); pass {option('data_dir')} with the folder of eng.train and eng.testa"
         ) from None
     sentences = {}
     for part, split in SPLITS.items():
@@ -245,7 +248,7 @@ def _path(folder: Path, names: tuple[str, ...]) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise TutelageError(
-        f"there is no {' or '.join(names)} in {str(folder)!r}; fetch it, or set --data-dir to its folder"
+        f"there is no {' or '.join(names)} in {str(folder)!r}; fetch it, or set {option('data_dir')} to its folder"
     )
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from tutelage.data.readers.table import FileTable, shown
-from tutelage.errors import TutelageError
+from tutelage.data.readers.table import FileTable, numbers, shown
+from tutelage.errors import TutelageError, option
 
 NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d+)?\s*")
 
@@ -73,10 +73,10 @@ def read_delimited(path: Path, text: str, usual: str, wanted: Sequence[str], hea
     if repeated:
         table.notes.append(f"left out {repeated:,} repetition{'s' if repeated > 1 else ''} of the header")
     if not header and _is_header(found):
-        table.reject(0, "looks like a header (then leave out --no-header and name the columns)")
+        table.reject(0, f"looks like a header (then leave out {option('header', False)} and name the columns)")
     if delimiter != usual:
         table.notes.insert(0, f"the fields are separated by {DELIMITERS[delimiter]}")
-    table.hint = _hint(names, header)
+    table.hint = _hint(names, header, wanted)
     return table
 
 
@@ -293,10 +293,12 @@ def _unique(names: Sequence[str], columns: Sequence[list[str]]) -> dict[str, lis
     return {name: column for name, column in zip(names, columns, strict=True) if names.count(name) == 1}
 
 
-def _hint(names: Sequence[str], header: bool) -> str:
-    numbered = f"--text 0 --label {max(len(names) - 1, 1)}"
+def _hint(names: Sequence[str], header: bool, wanted: Sequence[str]) -> str:
+    numbered, switch = numbers(max(len(names) - 1, 1)), option("header", False)
     if not header:
-        return f"with --no-header columns are numbers: {numbered}"
-    if any(re.fullmatch(r"-?\d+([.,]\d+)?", name) or name.count(" ") > 2 or len(name) > 40 for name in names):
-        return f"if {shown(names[0])} is in the first row and no header, pass --no-header and numbers: {numbered}"
+        return f"with {switch} columns are numbers: {numbered}"
+    if any(name.isdecimal() for name in wanted) or any(
+        re.fullmatch(r"-?\d+([.,]\d+)?", name) or name.count(" ") > 2 or len(name) > 40 for name in names
+    ):
+        return f"if {shown(names[0])} is in the first row and no header, pass {switch} and numbers: {numbered}"
     return ""

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.data import mapped
+from tutelage.data.given import titled
 from tutelage.data.readers.delimited import read_delimited
 from tutelage.data.readers.rows import read_rows, stream_rows
 from tutelage.data.readers.table import Cells, FileTable
-from tutelage.errors import TutelageError, out_of_memory
+from tutelage.errors import TutelageError, option, out_of_memory
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
@@ -76,12 +77,14 @@ OTHERS = {
 
 
 def read_texts(path: Path, column: str = "text") -> list[str]:
-    """Texts alone: the lines of .txt (also with .gz), blank ones left out, or a column of a file of :data:`TABLES`.
+    """Texts alone: the lines of .txt (also with .gz), blank ones left out, or a column of a file of :data:`TABLES`. Errors name no
+    options but that of the column.
 
     Raises:
         TutelageError: as :func:`read_table`, or a row has no text.
     """
     table = read_table(path, (column,)) if ending_of(path) in TABLES else read_lines(path)
+    table.has_options = False
     texts = table.texts("text" if ending_of(path) == ".txt" else column, "text")
     table.kept(skip=False)
     return list(texts)
@@ -108,23 +111,29 @@ def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True, *, w
             has no rows.
     """
     _check_file(path)
-    ending = ending_of(path)
+    ending, title = ending_of(path), titled(path)
     if ending not in TABLES:
         raise TutelageError(_of_other_kind(path, TABLES))
     if ending == ".parquet":
         if not header:
-            raise TutelageError(f"{path} names its columns; leave out --no-header")
+            raise TutelageError(f"{path} names its columns; leave out {option('header', False)}")
         return _read_parquet(path, () if whole else wanted)
     if ending == ".jsonl" and wanted and not whole and is_large(path):
-        streamed = stream_rows(path, partial(lines_of, path), header)
+        streamed = stream_rows(title, partial(lines_of, path), header)
         if streamed is not None:
-            return streamed
+            return _of_object(streamed) if title is not path else streamed
     text, notes = read_text(path)
     if ending in (".csv", ".tsv"):
         table = read_delimited(path, text, "\t" if ending == ".tsv" else ",", wanted, header)
     else:
-        table = read_rows(path, text, wanted, header)
+        table = read_rows(title, text, wanted, header)
     table.notes[:0] = notes
+    return _of_object(table) if title is not path else table
+
+
+def _of_object(table: FileTable) -> FileTable:
+    """The table of an object in memory: what the user gave has rows, but no lines."""
+    table.lines = None
     return table
 
 
@@ -200,14 +209,14 @@ def read_text(path: Path) -> tuple[str, list[str]]:
         TutelageError: it is missing, cannot be read, is empty, or is not UTF-8 (or with a mark UTF-16 or UTF-32). So is one in
             ISO-2022, whose bytes are ASCII.
     """
-    packed = path.name.lower().endswith(".gz")
+    packed, title = path.name.lower().endswith(".gz"), titled(path)
     try:
         with gzip.open(path, "rb") if packed else path.open("rb") as file:
             raw = file.read()
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise TutelageError(f"{path} cannot be read ({error}); check the file and its ending") from None
     if not raw.strip():
-        raise TutelageError(f"{path} is empty; give a file with rows")
+        raise TutelageError(f"{title} is empty; give {'a file with rows' if title is path else 'rows'}")
     for begin, what in OTHERS.items():
         if raw.startswith(begin):
             raise TutelageError(f"{path} is {what}")

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tutelage.data.examples import Data, Examples
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 
 HUB = "nyu-mll/glue"
 
@@ -154,7 +154,7 @@ def _from_hub(task: GlueTask) -> tuple[dict[str, Examples], dict[str, str]]:
     except Exception as error:  # those of datasets, huggingface_hub, httpx and the operating system
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TutelageError(
-            f"GLUE task {task.config} cannot be had from the Hub ({reason}); pass --data-dir with the folder of its"
+            f"GLUE task {task.config} cannot be had from the Hub ({reason}); pass {option('data_dir')} with the folder of its"
             " TSV files"
         ) from None
     parts, sources = {}, {}
@@ -183,7 +183,7 @@ def _tsv_path(folder: Path, stem: str, task: GlueTask) -> Path:
         if path.is_file():
             return path
     raise TutelageError(
-        f"there is no {stem}.tsv in {str(folder)!r}; --data-dir must hold the folder {task.folder} or its files"
+        f"there is no {stem}.tsv in {str(folder)!r}; {option('data_dir')} must hold the folder {task.folder} or its files"
     )
 
 

@@ -13,10 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tutelage.data.readers.table import Cells, FileTable, listed, shown
-from tutelage.errors import TutelageError
-
-NUMBERED = "with --no-header columns are numbers: --text 0 --label 1"
+from tutelage.data.readers.table import Cells, FileTable, listed, numbers, shown
+from tutelage.errors import TutelageError, option
 
 
 def parsed(text: str) -> Any:
@@ -118,7 +116,7 @@ def stream_rows(path: Path, read: Callable[[], Iterator[str]], header: bool) -> 
                 yield row[int(name)] if int(name) < len(row) else None
 
     columns = {name: Cells(partial(cells, name)) for name in names}
-    return FileTable(path, columns, len(lines), lines=lines, bad=bad, hint="" if header else NUMBERED)
+    return FileTable(path, columns, len(lines), lines=lines, bad=bad, hint="" if header else _numbered())
 
 
 def _rows_in(lines: Iterator[str]) -> Iterator[tuple[int, Any, str | None]]:
@@ -129,6 +127,10 @@ def _rows_in(lines: Iterator[str]) -> Iterator[tuple[int, Any, str | None]]:
                 yield number, parsed(line), None
             except ValueError as error:
                 yield number, None, _reason(error)
+
+
+def _numbered() -> str:
+    return f"with {option('header', False)} columns are numbers: {numbers()}"
 
 
 def _reason(error: ValueError) -> str:
@@ -143,10 +145,10 @@ def _of_rows(path: Path, rows: Sequence[Any], lines: list[int] | None, bad: dict
     if header and 2 * lists > len(rows):
         raise TutelageError(
             f"{path}: its rows are lists ({shown(next(row for row in rows if isinstance(row, list)))}), whose columns have no "
-            "names; pass --no-header and number them: --text 0 --label 1"
+            f"names; write objects, or pass {option('header', False)} and number them: {numbers()}"
         )
     if not header and not lists:
-        raise TutelageError(f"{path} names its columns; leave out --no-header")
+        raise TutelageError(f"{path} names its columns; leave out {option('header', False)}")
     kind, what = (dict, "an object") if header else (list, "a list")
     columns: dict[str, list[Any]] = {}
     for number, row in enumerate(rows):
@@ -158,7 +160,7 @@ def _of_rows(path: Path, rows: Sequence[Any], lines: list[int] | None, bad: dict
             if column is None:
                 column = columns[str(name)] = [None] * len(rows)
             column[number] = value
-    return FileTable(path, columns, len(rows), lines=lines, bad=bad, hint="" if header else NUMBERED)
+    return FileTable(path, columns, len(rows), lines=lines, bad=bad, hint="" if header else _numbered())
 
 
 def _of_dict(path: Path, tree: Mapping[str, Any], wanted: Sequence[str], header: bool) -> FileTable | None:
@@ -201,7 +203,7 @@ def _of_columns(path: Path, tree: Mapping[str, Any]) -> FileTable:
 
 def _splits(path: Path, tree: Mapping[str, Any]) -> FileTable:
     lists = any(isinstance(value, list) and value and isinstance(value[0], list) for value in tree.values())
-    numbered = " and pass --no-header --text 0 --label 1" if lists else ""
+    numbered = f" and pass {option('header', False)} {numbers()}" if lists else ""
     raise TutelageError(
         f"{path} is one object with the keys {listed(list(tree))}, not a table; if these are splits, write each to a file of its "
         f"own{numbered}"

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tutelage.data.examples import Data, Examples
+from tutelage.data.given import task_name, titled
 from tutelage.data.readers.files import TABLES, ending_of, read_table, read_text
 from tutelage.data.readers.rows import parsed, read_rows
 from tutelage.data.readers.table import FileTable, shown
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 
 VERSIONS = {"squad": ("v1.1", "rajpurkar/squad"), "squad2": ("v2.0", "rajpurkar/squad_v2")}
 """Version in the names of the files, and name on the Hub."""
@@ -83,12 +84,18 @@ def own_questions(train: Path, dev: Path | None, skip: bool = False) -> Data:
     scored = scored.take(np.flatnonzero(scored.labelled))
     if not len(scored) or not len(examples):
         raise TutelageError(
-            f"{dev or train} has no question with a known answer to score on; give a --dev file with some"
+            f"{titled(dev or train)} has no question with a known answer to score on; give a {option('dev')} file with some"
         )
-    name = train.name.removesuffix(".gz").rpartition(".")[0]
     metrics = ("f1", "exact_match")
     return Data(
-        name, "spans", (), metrics, examples, {"dev": scored}, sources=sources, notes=tuple(dict.fromkeys(notes))
+        task_name(train),
+        "spans",
+        (),
+        metrics,
+        examples,
+        {"dev": scored},
+        sources=sources,
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
@@ -122,7 +129,8 @@ def read_squad(path: Path, name: str, skip: bool = False) -> tuple[Examples, str
             tree = parsed(text)
         if not isinstance(tree, dict) or _is_flat(tree.get("data", [tree])):
             table = read_rows(path, text, COLUMNS, header=True)
-    examples, lost = _examples(name, _questions(tree, str(path)) if table is None else _rows(table, skip), str(path))
+    questions = _questions(tree, str(path)) if table is None else _rows(table, skip)
+    examples, lost = _examples(name, questions, str(titled(path)))
     return examples, (path.name if table is None else table.source) + lost, [] if table is None else table.said()
 
 
@@ -161,7 +169,7 @@ def _from_hub(hub: str) -> dict[str, tuple[Examples, str]]:
     except Exception as error:  # those of datasets, huggingface_hub, httpx and the operating system
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TutelageError(
-            f"{hub} cannot be had from the Hub ({reason}); pass --data-dir with the folder of SQuAD's JSON files"
+            f"{hub} cannot be had from the Hub ({reason}); pass {option('data_dir')} with the folder of SQuAD's JSON files"
         ) from None
     parts = {}
     for part, split in {"train": "train", "dev": "validation"}.items():
@@ -180,7 +188,7 @@ def _path(folder: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise TutelageError(
-        f"there is no {name} (or {name}.gz) in {str(folder)!r}; fetch it, or set --data-dir to its folder"
+        f"there is no {name} (or {name}.gz) in {str(folder)!r}; fetch it, or set {option('data_dir')} to its folder"
     )
 
 

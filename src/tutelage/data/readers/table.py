@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.data.mapped import held
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 
 NAMED = 3
 """Bad rows that an error names; the others are counted."""
@@ -31,6 +31,7 @@ class FileTable:
     """The rows of a file, good and bad ones: a row keeps its number whatever is left out."""
 
     path: Path
+    """As messages call it."""
     columns: dict[str, Any]
     """Cells by the column's name: lists of equal length, or :class:`Cells`. Cells of unreadable rows are None."""
     count: int
@@ -45,6 +46,8 @@ class FileTable:
     """Names that several columns have."""
     hint: str = ""
     """A remedy for the error about a missing column."""
+    has_options: bool = True
+    """Whether whoever reads it has the options ``header`` and ``skip_bad_rows``, which errors may then name."""
 
     def place(self, row: int) -> str:
         """A row as errors name it."""
@@ -54,8 +57,8 @@ class FileTable:
         """Mark a row as bad; the first reason counts."""
         self.bad.setdefault(row, why)
 
-    def column(self, name: str, role: str) -> Iterable[Any]:
-        """The cells of a column.
+    def column(self, name: str, role: str, alone: str = "") -> Iterable[Any]:
+        """The cells of a column; ``alone`` is a remedy for a file that has another column alone.
 
         Raises:
             TutelageError: there is none of this name, or more than one; or no row can be read at all.
@@ -69,12 +72,16 @@ class FileTable:
             return cells
         names = list(self.columns)
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]!r}?" if near else self.hint or f"set {role} to one of them"
-        if role == "label" and len(names) == 1 and not near:
-            remedy = (
-                "labels are needed here; give texts without labels as --unlabeled, beside a --train file that has labels, or with "
-                "their predictions as --teacher-predictions"
-            )
+        remedy = f"set {role} to one of them"
+        hint = self.hint if self.has_options else ""
+        if hint and name.isdecimal():
+            remedy = hint
+        elif near:
+            remedy = f"did you mean {near[0]!r}?"
+        elif alone and len(names) == 1:
+            remedy = alone
+        elif hint:
+            remedy = hint
         raise TutelageError(f"{self.path} has no column {name!r} for {role}: its columns are {listed(names)}; {remedy}")
 
     def texts(self, name: str, role: str) -> Sequence[str]:
@@ -102,16 +109,18 @@ class FileTable:
         """
         if not self.bad:
             return
-        count = len(self.bad)
+        count, switch = len(self.bad), option("skip_bad_rows", True) if self.has_options else ""
         if count == self.count:
             raise TutelageError(f"{self.path} has no row that can be used: {self._named()}; correct them")
         if not skip and count > 1:
             raise TutelageError(
-                f"{self.path}: {count:,} of {self.count:,} rows cannot be used: {self._named()}; correct them, or leave them out "
-                "with --skip-bad-rows"
+                f"{self.path}: {count:,} of {self.count:,} rows cannot be used: {self._named()}; correct "
+                f"{'them, or leave them out with ' + switch if switch else 'them'}"
             )
         if not skip:
-            raise TutelageError(f"{self.path}: {self._named()}; correct it, or leave it out with --skip-bad-rows")
+            raise TutelageError(
+                f"{self.path}: {self._named()}; correct {'it, or leave it out with ' + switch if switch else 'it'}"
+            )
 
     def kept(self, skip: bool) -> Sequence[int]:
         """The good rows; a note says how many others are left out.
@@ -127,7 +136,8 @@ class FileTable:
 
     def _named(self) -> str:
         first = [f"{self.place(row)} {why}" for row, why in sorted(self.bad.items())[:NAMED]]
-        return "; ".join(first + ([f"and {len(self.bad) - NAMED:,} more"] if len(self.bad) > NAMED else []))
+        said = "; ".join(first + ([f"and {len(self.bad) - NAMED:,} more"] if len(self.bad) > NAMED else []))
+        return f"{said} (rows are counted from 1)" if self.lines is None else said
 
     @property
     def source(self) -> str:
@@ -138,6 +148,11 @@ class FileTable:
     def said(self) -> list[str]:
         """The notes, with the name of the file."""
         return [f"{self.path.name}: {note}" for note in self.notes]
+
+
+def numbers(label: int = 1) -> str:
+    """Options that name the columns of a file without a header."""
+    return f"{option('text')} 0 {option('label')} {label}"
 
 
 def _unlike_text(value: Any) -> str | None:

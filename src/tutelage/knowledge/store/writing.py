@@ -21,7 +21,7 @@ from tutelage.artifacts import free_place, partial_of, publish, sha256_of, sole_
 from tutelage.data.batches import EVALUATION_TOKENS, in_pieces
 from tutelage.data.examples import Rows
 from tutelage.data.processes import ALONE, Processes
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.store.reading import Shard, Store, StoreManifest, index_fingerprint
@@ -150,7 +150,9 @@ class _Draft:
         planned = {**self.manifest, "sizes": [len(rows) for rows in self.shards]}
         begun = partial.exists() and {path.name for path in partial.iterdir()} - {"plan.json.tmp"}
         if begun and not (_same(whole, self.manifest) if whole.exists() else _same(self.plan, planned)):
-            raise TutelageError(f"{str(partial)!r} was begun for another store; remove it, or give another --out")
+            raise TutelageError(
+                f"{str(partial)!r} was begun for another store; remove it, or give another {option('out')}"
+            )
         if whole.exists():  # killed at the very end
             publish(partial, self.folder)
             return None

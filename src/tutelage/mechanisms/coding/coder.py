@@ -167,5 +167,7 @@ def section(model: PreTrainedModel) -> Section:
             columns=[Column(title="MB"), Column(title="share")],
             rows=rows,
         ),
-        notes=["tutelage pack STUDENT --out FOLDER writes it, tutelage unpack makes a plain checkpoint of it again."],
+        notes=[
+            "`tutelage pack STUDENT --out FOLDER` writes it, `tutelage unpack` makes a plain checkpoint of it again."
+        ],
     )

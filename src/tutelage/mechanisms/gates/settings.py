@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.fields import Rate
 from tutelage.mechanisms.cutting import Cutting
 from tutelage.students.specs import Gated
@@ -51,7 +51,7 @@ class Gates(Cutting):
             if needs.pooled and scene.spec.hidden:
                 raise TutelageError(
                     f"stage {name!r} compares the pooled output of a student whose hidden states become narrower than it in "
-                    f"stage {stage.stage.name!r}; leave that term out, or use --student hidden=false"
+                    f"stage {stage.stage.name!r}; leave that term out, or use {option('student')} hidden=false"
                 )
         shape = anatomy.shape_of(scene.student.config)
         least = sum(unit_costs(shape, scene.spec.of, shape.hidden)) / whole_cost(shape, scene.spec.of)
@@ -80,7 +80,7 @@ class Gates(Cutting):
             name, rate = stage.stage.name, _round_up(self.rate * needed / steps)
             raise TutelageError(
                 f"stage {name!r} has {steps:,} steps, and gates with rate={self.rate:g} take at least {needed:,} to close; give it "
-                f"more epochs, or --set stages.{name}.gates.rate={rate:g}"
+                f"more epochs, or {option('settings')} stages.{name}.gates.rate={rate:g}"
             )
         spec = scene.spec
         assert isinstance(spec, Gated)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.data.batches import Batch
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.mechanisms.hook import Hook
 from tutelage.mechanisms.pruning.energies import Energies
 from tutelage.mechanisms.pruning.settings import PruningSchedule
@@ -44,7 +44,7 @@ class Pruner(Hook):
     ) -> None:
         found = compaction_of(model)
         if found is None:
-            raise TutelageError("pruning needs a student with compactors; use --student init=inherited")
+            raise TutelageError(f"pruning needs a student with compactors; use {option('student')} init=inherited")
         self.how, self.model, self.compaction, self._settle = how, model, found, settle
         self._held: list[tuple[Compactor, Tensor]] = []
         if how.schedule == "reference":

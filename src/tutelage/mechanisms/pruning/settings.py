@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from tutelage.errors import option
 from tutelage.fields import Count, Positive, Weight
 from tutelage.mechanisms.mechanism import Mechanism, StageLike, check_last
 from tutelage.students.specs import Student
@@ -67,8 +68,8 @@ class PruningSchedule(Mechanism):
     def check_student(self, stage: StageLike, student: Student, *, first: bool) -> None:
         if not first or student.needs_mechanism != self.kind:
             raise ValueError(
-                f"stage {stage.name!r} prunes, which needs a student with init=inherited in its first stage; use --student "
-                f"init=inherited,hidden=..., or another method"
+                f"stage {stage.name!r} prunes, which needs a student with init=inherited in its first stage; use "
+                f"{option('student')} init=inherited,hidden=..., or another method"
             )
 
     def plan(self, scene: Scene, stage: StageScene, steps: int) -> list[str]:

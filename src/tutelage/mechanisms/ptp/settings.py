@@ -11,7 +11,7 @@ from pydantic import Field
 
 from tutelage.data.config import Place
 from tutelage.data.labels import known_labels
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.mechanisms.mechanism import Mechanism, StageLike
 from tutelage.objectives.predictions import PTP
 
@@ -102,7 +102,8 @@ class PTPLabels(Mechanism):
         """
         if not kind.ptp:
             raise TutelageError(
-                f"PTP labels need one prediction per text, and {task!r} is of kind {kind.name}; leave the stage out (--ablation "
+                f"PTP labels need one prediction per text, and {task!r} is of kind {kind.name}; leave the stage out "
+                f"({option('ablation')} "
                 f"no_ptp)"
             )
         if not kind.single_label and self.control == "labels":

@@ -36,8 +36,8 @@ class Quantization(Mechanism):
     """Bits of the weights of matrix products. 4: for the file of ``tutelage export --weight-bits 4``."""
 
     def plan(self, scene: Scene, stage: StageScene, steps: int) -> list[str]:
-        bits = {"--table-bits": self.table_bits, "--weight-bits": self.weight_bits}
-        options = "".join(f" {name} {value}" for name, value in bits.items() if value != 8)
+        bits = {"table_bits": self.table_bits, "weight_bits": self.weight_bits}
+        options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in bits.items() if value != 8)
         begin = max(int(self.begin * steps), 1) + 1
         if self.begin and begin > steps:
             raise TutelageError(

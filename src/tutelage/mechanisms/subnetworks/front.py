@@ -82,5 +82,5 @@ def section(how: Subnetworks, scene: Scene) -> Section:
                 dots=True,
             )
         ],
-        notes=["tutelage export STUDENT --out FOLDER --width W --depth D cuts one out."],
+        notes=["`tutelage export STUDENT --out FOLDER --width W --depth D` cuts one out."],
     )

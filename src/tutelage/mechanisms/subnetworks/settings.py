@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from tutelage.errors import option
 from tutelage.mechanisms.mechanism import Mechanism, StageLike
 from tutelage.students.specs import Ordered, Student
 
@@ -58,8 +59,8 @@ class Subnetworks(Mechanism):
     def check_student(self, stage: StageLike, student: Student, *, first: bool) -> None:
         if not isinstance(student, Ordered):
             raise ValueError(
-                f"stage {stage.name!r} trains the first heads and neurons of each layer, which should matter most; use --student "
-                f"init=ordered, which sorts those of the teacher, in place of init={student.init}"
+                f"stage {stage.name!r} trains the first heads and neurons of each layer, which should matter most; use "
+                f"{option('student')} init=ordered, which sorts those of the teacher, in place of init={student.init}"
             )
 
     def passes(self, model: PreTrainedModel) -> float:

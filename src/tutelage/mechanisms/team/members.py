@@ -17,7 +17,7 @@ from tutelage.data.examples import Encoded, Examples, RowFinder, Rows
 from tutelage.data.labels import unnamed
 from tutelage.data.texts import Texts, rows_of
 from tutelage.data.tokenizers import fitted_tokenizer, tokenizer_fingerprint
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.store.reading import Store
@@ -269,7 +269,7 @@ def _check_order(scene: Scene, logits: Tensor, name: str) -> None:
         f"{', '.join(taken[:3])}{' and so on' if taken[3:] else ''}; its labels seem to be in another order than its id2label says"
     )
     if not task.allow_weak_teacher:
-        raise TutelageError(f"{line}; correct it, or pass --allow-weak-teacher")
+        raise TutelageError(f"{line}; correct it, or pass {option('allow_weak_teacher', True)}")
     scene.warnings.append(line)
 
 
@@ -363,7 +363,7 @@ def _read_alike(scene: Scene, source: Source, plan: ObjectivePlan, known: dict[t
     if not np.array_equal(task.knowledge.encoded.tokens, encoded.tokens):
         raise TutelageError(
             f"a stage compares layers, but the teacher {source.name!r} of the team reads other tokens than the student (it takes "
-            f"{limit}); give a --max-length that all take, or a teacher with the same tokenizer"
+            f"{limit}); give a {option('max_length')} that all take, or a teacher with the same tokenizer"
         )
     if plan.teacher_needs.pooled:
         anatomy.pooler_of(source.outline)

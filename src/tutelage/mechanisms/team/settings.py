@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.fields import MOST, Count, Positive, Size, Weight
 from tutelage.mechanisms.mechanism import Mechanism, StageLike
 
@@ -154,7 +154,8 @@ class Team(Mechanism):
 
         if not teachers:
             raise TutelageError(
-                "a team stage learns from several teachers; use tutelage distill --team FOLDER (tutelage team train makes one)"
+                "a team stage learns from several teachers; use "
+                "`tutelage distill --team FOLDER` (`tutelage team train` makes one)"
             )
         return members_in(teachers)
 
@@ -194,7 +195,7 @@ class Team(Mechanism):
         if updates < 100 * count:
             lines.append(
                 f"note: {updates:,} updates are few for {count} teachers, and the weights may be noise; take {100 * count:,} or "
-                f"more (--set stages.{stage.stage.name}.max_steps={100 * count * how.every})"
+                f"more ({option('settings')} stages.{stage.stage.name}.max_steps={100 * count * how.every})"
             )
         if all(not term.teacherless for term in stage.stage.objective if term.weight > 0):
             lines.append(

@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import auto_class
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.students.compactors.wrapped import Compacted, Compactor, Entrance, Group, KeptNorm
 from tutelage.students.specs import Inherited, Sliced
 
@@ -171,7 +171,7 @@ class Compaction(nn.Module):
         if words is not None and not tied and self.spec.decoder == "tied":
             raise TutelageError(
                 "the teacher's output matrix is not tied to its embedding table, so the student's cannot be tied; use "
-                "--set student.decoder=untied"
+                f"{option('settings')} student.decoder=untied"
             )
         self.tied = words is None or self.spec.decoder == "tied"
         found = anatomy.head_modules(model)
