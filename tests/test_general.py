@@ -561,7 +561,7 @@ def test_mistakes_end_in_one_line(scene: Path, tmp_path: Path, tokenizer) -> Non
     refused("needs a teacher", config.model_copy(update={"teacher": None}))
     for name in ("train", "candidates", "unlabeled"):
         refused(f"{name}.* is for the texts of a task", config.model_copy(update={"data": DataConfig(**{name: "x"})}))
-    refused(r"set stages\.general\.data\.length", config.model_copy(update={"data": DataConfig(max_length=8)}))
+    refused(r"settings stages\.general\.data\.length", config.model_copy(update={"data": DataConfig(max_length=8)}))
     refused("for the texts of a task", config.model_copy(update={"teacher_store": "auto"}))
     refused("carry out stage general first", config.model_copy(update={"recipe": kd()}))
     other = tokenizer.__class__(vocab={word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "x"])})

@@ -326,7 +326,7 @@ def test_a_column_for_each_class_without_labels(tmp_path: Path, names: tuple[str
     gold = gold_file(tmp_path / "gold.csv", range(20))
     with pytest.raises(TutelageError) as error:
         read(path, train=gold)
-    assert "labels" not in str(error.value) and "predictions.columns=" in str(error.value)
+    assert f"labels {','.join(names)}" not in str(error.value) and "predictions.columns=" in str(error.value)
     with pytest.raises(TutelageError, match="no answer is a label"):  # one class's probability is no label
         read(path, train=gold, columns=names[0])
 

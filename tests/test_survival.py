@@ -273,7 +273,7 @@ def test_settings_that_divide_a_model_among_processes_are_refused(monkeypatch) -
     with pytest.raises(TutelageError, match=rf"use FSDP 1 \(.* without FSDP_VERSION=2\).* {remedy}"):
         new_accelerator()
     monkeypatch.setenv("FSDP_VERSION", "2")
-    with pytest.raises(TutelageError, match="'fp16' does not work with FSDP; use no or bf16"):
+    with pytest.raises(TutelageError, match="mixed_precision fp16 does not work with FSDP; use no or bf16"):
         new_accelerator("fp16")
     assert new_accelerator().num_processes == 1
 

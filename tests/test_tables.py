@@ -640,7 +640,7 @@ FIELD_CASES = [
     ("15_errors_that_mislead/tabs.csv", {}, "classification, 2 classes: 0 10, 1 10"),
     ("15_errors_that_mislead/splits.json", {}, "keys 'train', 'test'"),
     ("15_errors_that_mislead/pandas.json", {}, "classification, 2 classes: 0 10, 1 10"),
-    ("15_errors_that_mislead/textonly.csv", {}, "as unlabeled beside"),
+    ("15_errors_that_mislead/textonly.csv", {}, "scores need labels; add a column of them"),
     ("15_errors_that_mislead/nan.csv", {}, "line 6 has no label ('nan' is a gap among numbers)"),
     ("15_errors_that_mislead/decimal_comma.csv", {}, "regression, scores from 0 to 4.9"),
     ("15_errors_that_mislead/gaps.csv", {}, "7 of 60 rows cannot be used: line 2 has no text; line 11 has no text; line 20"),

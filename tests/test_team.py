@@ -932,7 +932,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(team_root: Path, tmp_
         assert not Path(out).exists()
 
     attempt("learns from one teacher; for several use a method with the mechanism team", method="kd")
-    attempt("learns from several teachers; use tutelage distill", team=(), teacher=folders[0])
+    attempt("learns from several teachers; use `tutelage distill", team=(), teacher=folders[0])
     attempt("there is no teacher", team=())
     attempt("3 numbers for a team of 2", settings=["team.weights=[1,2,3]"])
     attempt("twice", team=[folders[0], f"{folders[0]}/"])
