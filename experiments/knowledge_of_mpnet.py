@@ -154,6 +154,8 @@ def page(results: Results) -> Results:
                 f"{student} on {task}: `{WIDTH_AT}` scores {over_full} against all hidden states and {over_none} against "
                 f"predictions alone; layer 10 of 12 as the topmost scores {top} against layer 12"
             )
+    if all(one["seed"] == 0 for one in results["runs"]):
+        told[-1] += " (one seed, which shows no difference of this size)"
     return {"takeaway": "; ".join(told) + ".", "tasks": lines, "whole": whole_times(results)}
 
 
