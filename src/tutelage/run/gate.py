@@ -195,9 +195,10 @@ def _retention(report: TaskReport, export: ExportReport | None, limit: float) ->
 def _low(difference: Difference, texts: int, where: str) -> float:
     """The lower end of the interval of a difference on so many texts.
 
-    The bootstrap resamples the texts that there are. A kind of text that none of them is, but up to 3.7 in ``texts`` others are
-    (the exact upper bound of a share that was met 0 times), may be lost whole: the end lies at least so far below the difference.
-    Where the models never differ, and every resample says 0, that is the exact bound for accuracy.
+    The bootstrap draws only from the texts that there are. A kind of text that is not among them may have a share of up to
+    ``3.7 / texts`` elsewhere (the exact upper bound of a share that was met 0 times), and the student may be wrong on all of it. So
+    the end lies at least that far below the difference. Where the models never differ, every resample is 0, and this is the exact
+    bound for accuracy.
 
     Raises:
         TutelageError: there is none.

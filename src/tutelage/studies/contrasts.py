@@ -128,7 +128,7 @@ class _Resampling:
         table = cell.table(who)
         assert table is not None
         if key not in self._known:
-            score = lambda rows: self.kind.pooled(self.metric, table.take(rows, axis=0))  # noqa: E731
+            score = self.kind.counted(self.metric, table)
             self._known[key] = resampled(score, len(table), resamples=self.resamples)
         return self._known[key]
 

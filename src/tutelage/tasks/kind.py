@@ -263,11 +263,15 @@ class Kind(ABC):
         """The first metric of predictions as :meth:`scores` takes them, as a function of the examples that count, and how many
         there are: for intervals."""
         each = self.per_example(data, logits, texts)
+        return len(each), self.counted(data.metrics[0], each)
+
+    def counted(self, metric: str, each: npt.NDArray[Any]) -> Metric:
+        """The first metric of a task, of rows of :meth:`per_example`, as a function of the examples that count."""
         # A bootstrap reads rows at random: few bytes stay in the processor's cache.
         if each.dtype.kind == "i" and each.size:
             each = each.astype(np.result_type(*map(np.min_scalar_type, (each.min(), each.max()))))
         # ``take`` gathers rows ten times as fast as ``each[rows]``, and a bootstrap does it a thousand times.
-        return len(each), lambda rows: self.pooled(data.metrics[0], each.take(rows, axis=0))
+        return lambda rows: self.pooled(metric, each.take(rows, axis=0))
 
     def agreement(self, ours: Tensor, theirs: Tensor) -> float | None:
         """Share of equal answers of two models, of their logits ``(answers, outputs)``; ``None`` where answers are no classes."""
