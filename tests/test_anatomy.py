@@ -244,7 +244,7 @@ def test_attention_with_dropout_builds_no_whole_map(monkeypatch: pytest.MonkeyPa
         if whole:
             output = scaled_dot_product_attention(query, key, value, mask, scale=0.3).transpose(1, 2)
         else:
-            output = signals_module._blockwise(query, key, value, mask, 0.0, 0.3)
+            output = signals_module._with_dropout(query, key, value, mask, 0.0, 0.3)
         results.append((output, *torch.autograd.grad((output * weights).sum(), (query, key, value))))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
@@ -252,7 +252,7 @@ def test_attention_with_dropout_builds_no_whole_map(monkeypatch: pytest.MonkeyPa
     # Dropout: the backward pass must meet the masks of the forward pass again, or this derivative is wrong.
     def loss(shift: float) -> torch.Tensor:
         torch.manual_seed(3)
-        return (signals_module._blockwise(query, key, value + shift * direction, mask, 0.5, 0.3) * weights).sum()
+        return (signals_module._with_dropout(query, key, value + shift * direction, mask, 0.5, 0.3) * weights).sum()
 
     direction = torch.randn(value.shape, generator=generator)
     slope = (torch.autograd.grad(loss(0.0), value)[0] * direction).sum()
