@@ -218,6 +218,14 @@ def test_no_two_processes_hold_a_folder_whose_lock_is_removed(tmp_path) -> None:
     assert not (tmp_path / "run" / LOCK).exists()
 
 
+def test_the_first_step_is_reported_whole_when_it_is_cut_into_pieces(tokenizer) -> None:
+    """Its losses are the step's however many pieces it takes; the gradient, of one piece, is scaled up with the loss."""
+    cut, whole = (learn(tokenizer, tiny_stage(epochs=1, max_tokens=most), wider=True)[1] for most in (8, 10**6))
+    for name, term in cut.first_step.items():
+        assert term["loss"] == pytest.approx(whole.first_step[name]["loss"], rel=0.1)  # dropout differs
+        assert term["gradient"] > 0.9 * whole.first_step[name]["gradient"]  # gradients of pieces at most add up
+
+
 def test_terms_are_said_right_after_the_first_step(tokenizer) -> None:
     """Before the first line of the log, once a stage, with a warning where one decides alone."""
     said, events = list[str](), list[int]()

@@ -101,7 +101,8 @@ class StageLog:
     """Pairs of epoch and score on the validation split; epoch 0 is the start."""
     tokens: int = 0
     first_step: Terms = field(default_factory=dict)
-    """Of several terms: ``loss`` and ``gradient`` (its norm) of each, before the first update, on a piece of the first step."""
+    """Of several terms: ``loss`` and ``gradient`` (its norm) of each, before the first update; the norm is that of a piece of the
+    first step, scaled to the whole step by the loss."""
 
 
 def train(

@@ -217,10 +217,18 @@ class Stepper:
                 for name, loss in losses.items():
                     sums[name] = sums.get(name, 0) + loss.detach()
         if self.first is None:
-            self.first = first
+            self.first = self._of_step(first, sums)
             for line in first_step_lines(self._stage.name, first):
                 self._say(line)
         return sums
+
+    def _of_step(self, first: Terms, sums: dict[str, Tensor]) -> Terms:
+        """A piece's terms, scaled to the whole step: its losses are known, and each gradient, at most, grows with its loss."""
+        if not first:
+            return first
+        losses = self._accelerator.reduce(torch.stack([sums[name].float() for name in first]), "sum").tolist()
+        whole = dict(zip(first, losses, strict=True))
+        return {name: _scaled(term, whole[name]) for name, term in first.items()}
 
     def _wrap(self, batch: Batch, signals: Signals) -> None:
         """Prepare the module. Processes look for parameters without a gradient at each step only where there are such: heads and
@@ -253,6 +261,12 @@ def first_step(module: TrainedModule, batch: Batch, signals: Signals) -> Terms:
         gradient = norm if math.isfinite(norm) else None
         found[name] = {"loss": loss.item(), "gradient": gradient, "weight": weights.get(name)}
     return found
+
+
+def _scaled(term: dict[str, float | None], loss: float) -> dict[str, float | None]:
+    part, gradient = term["loss"] or 0.0, term["gradient"]
+    share = loss / part if part * loss > 0 else 1.0
+    return {**term, "loss": loss, "gradient": None if gradient is None else gradient * share}
 
 
 def seed_device(number: int, device: torch.device) -> None:
