@@ -277,6 +277,27 @@ def test_attention_with_dropout_builds_no_whole_map(monkeypatch: pytest.MonkeyPa
     assert seen.largest < 2 * HEADS * n * n
 
 
+@pytest.mark.parametrize("masked", ["kept", "added"])
+def test_attention_drops_the_share_asked_for(masked: str) -> None:
+    """On average it is attention without dropout; entries of one draw are independent of their neighbours."""
+    from torch.nn.functional import scaled_dot_product_attention
+
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 2, 9, 4, generator=generator) for _ in range(3))
+    mask = (torch.arange(9) < torch.tensor([9, 4])[:, None])[:, None, None, :].expand(2, 1, 9, 9)
+    if masked == "added":
+        mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+    torch.manual_seed(0)
+    drawn = torch.stack([signals_module._with_dropout(query, key, value, mask, 0.3, 0.5) for _ in range(2000)])
+    exact = scaled_dot_product_attention(query, key, value, mask, scale=0.5).transpose(1, 2)
+    assert ((drawn.mean(0) - exact).abs() < 5 * drawn.std(0) / 2000**0.5 + 1e-6).all()
+    kept = torch.stack([signals_module._kept(10_001, 0.3, seed) for seed in range(20)]).double()
+    assert float(kept.mean()) == pytest.approx(0.7, abs=0.005)
+    assert float(kept.std(1).mean()) == pytest.approx(0.21**0.5, abs=0.005)
+    correlated = torch.stack([torch.corrcoef(torch.stack((row[:-1], row[1:])))[0, 1] for row in kept])
+    assert abs(float(correlated.mean())) < 0.01
+
+
 @pytest.mark.parametrize("family", [family for family in ALL_FAMILIES if family != "albert"])
 def test_a_set_of_layers_is_trained_and_the_rest_is_frozen(family: str) -> None:
     model = tiny_model(family)
