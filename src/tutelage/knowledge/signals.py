@@ -246,7 +246,7 @@ def _block(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
     if mask is not None:
         # Not -inf: a query without keys would become NaN.
         scores = scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    keep = _kept(scores.numel(), dropout, seed).view(scores.shape)
+    keep = _kept(scores.numel(), dropout, seed).view(scores.shape).float()  # a product of types takes longer
     return (scores.softmax(-1) * keep) @ (value / (1 - dropout))
 
 
