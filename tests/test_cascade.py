@@ -25,8 +25,12 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.cascade import candidates, choose, curve
 from tutelage.evaluation.intervals import fewest_rows
 from tutelage.methods.finetune import finetune
-from tutelage.recipes.config import RunConfig, to_yaml
+from tutelage.methods.kd import kd
+from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
+from tutelage.recipes.recipe import Recipe
 from tutelage.report.cascade import CASCADE, CascadeReport
+from tutelage.run.task import TaskRun
+from tutelage.run.workspace import bench
 from tutelage.serving import serve as script
 from tutelage.students.specs import Copied
 from tutelage.tasks import load as loading
@@ -316,3 +320,26 @@ def test_mistakes_are_one_line(teacher_folder: Path, rows: Path, tmp_path: Path)
     numbers = "text,label\n" + "\n".join(f"good word{i % 9},{i}.5" for i in range(300))
     (tmp_path / "numbers.csv").write_text(numbers)
     refused("is of kind regression", dev=str(tmp_path / "numbers.csv"))
+
+
+def test_a_run_says_which_of_its_evaluation_texts_others_have_learnt(teacher_folder: Path, tmp_path: Path) -> None:
+    """The teacher of a run, or the model that its student is made of, may know the answers already."""
+    train, teacher = str(teacher_folder / "train.csv"), str(teacher_folder / "teacher")
+
+    def said(recipe: Recipe, data: DataConfig, **more: Any) -> list[str]:
+        config = RunConfig(recipe=recipe, data=data, out=str(tmp_path / "run"), baseline=False, **more)
+        with bench(quiet=True) as desk:
+            warnings = TaskRun(desk, config).warnings
+        return [line for line in warnings if "was trained on" in line]
+
+    divided, apart = DataConfig(train=train), DataConfig(train=train, dev=str(teacher_folder / "dev.csv"))
+    (line,) = said(kd(), divided, teacher=teacher)
+    assert line.startswith(f"40 of the 40 texts of dev are among those that the teacher {teacher!r} was trained on")
+    assert line.endswith("give texts of their own (dev)")
+    assert not said(kd(), apart, teacher=teacher)
+    (line,) = said(finetune(Copied(source=teacher, layers=2)), divided)
+    assert f"{teacher!r}, of which the student is made, was trained on" in line
+    copy = shutil.copytree(teacher, tmp_path / "copy")  # one that kept the same tenth of the file apart
+    config = from_yaml(copy / "config.yaml")
+    (copy / "config.yaml").write_text(to_yaml(config.model_copy(update={"data": divided})))
+    assert not said(kd(), divided, teacher=str(copy))

@@ -20,6 +20,7 @@ from tutelage.errors import TutelageError, option
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
+from tutelage.run.folder import learnt_by_run, learnt_notes
 from tutelage.students.load import load_config
 from tutelage.students.specs import Student, origin_of
 from tutelage.tasks import kind_of
@@ -344,6 +345,19 @@ def judged(config: RunConfig, texts: TaskTexts, teacher: RunTeacher, anyway: str
     if not config.allow_weak_teacher:
         raise TutelageError(f"{line}{remedy}")
     return [line]
+
+
+def learnt_by_others(config: RunConfig, texts: TaskTexts, given: Data) -> list[str]:
+    """Warnings of evaluation texts on which the run of a teacher, or of the model that the student is made of, has trained: they
+    know the answers, and a student of theirs, too. ``given`` is what the run's own settings read."""
+    teachers = {name: f"the teacher {name!r}" for name in (config.teacher, *config.teachers) if name is not None}
+    origin = origin_of(config.recipe.student)
+    others = ({} if origin is None else {origin: f"{origin!r}, of which the student is made,"}) | teachers
+    found = []
+    for name, who in others.items():
+        learnt = learnt_by_run(name, config.data, given)
+        found += [note for part, read in texts.dev.items() for note in learnt_notes(learnt, part, read.examples, who)]
+    return found if config.data.train is None else [f"{note} ({option('dev')})" for note in found]
 
 
 def other_order(counts: npt.NDArray[np.int64], data: Data, source: Source) -> str | None:

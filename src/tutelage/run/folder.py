@@ -75,11 +75,11 @@ def rise_of_run(model: str) -> Rise | None:
     return rise_of(student_stages(report)[-1], report.data.validation)
 
 
-def learnt_notes(learnt: set[str], part: str, examples: Examples) -> list[str]:
+def learnt_notes(learnt: set[str], part: str, examples: Examples, who: str = "the model") -> list[str]:
     """A note on the examples of an evaluation set that are among the texts which a model has learnt."""
     count = int(rows_among(examples, learnt).sum())
     return [
-        f"{count:,} of the {len(examples):,} texts of {part} are among those that the model was trained on, whose scores say "
+        f"{count:,} of the {len(examples):,} texts of {part} are among those that {who} was trained on, whose scores say "
         "little of others; give texts of their own"
     ][: bool(count)]
 

@@ -235,6 +235,7 @@ class TaskRun:
             if config.data.drop_flipped and "augmented" in texts.parts:
                 self.bench.display.say(texts.drop_flipped(self.teacher))
             self.teacher.release()
+        self.warnings += checks.learnt_by_others(config, texts, self._given)
         for stage in self.scene.stages:
             for mechanism in stage.stage.mechanisms:
                 mechanism.prepare(self.scene, stage)
