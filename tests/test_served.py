@@ -82,10 +82,10 @@ def test_the_student_is_measured_in_the_file_that_it_was_trained_for(
     monkeypatch.setattr(serving_of_a_run, "quantize", quantize)
     config = SimpleNamespace(recipe=recipe.model_copy(update={"stages": [last]}))
     read = SimpleNamespace(data=None, kind=None)
-    run: Any = SimpleNamespace(config=config, texts=read, tokenizer=None, teacher=None)
-    models = {who: tiny_model(layers=1) for who in ("teacher", "student")}
+    run: Any = SimpleNamespace(config=config, texts=read)
+    sides = {who: (tiny_model(layers=1), None) for who in ("teacher", "student")}
     with pytest.raises(Enough):
-        serving_of_a_run._measured(run, "dev", Any, models, tmp_path)
+        serving_of_a_run._measured(run, "dev", Any, sides, tmp_path)
     assert made == {"teacher": {}, "student": {"table_bits": 4, "weight_bits": 8}}
 
 

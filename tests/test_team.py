@@ -1049,6 +1049,18 @@ def test_a_chain_of_assistants(team_root: Path, tmp_path: Path) -> None:
     assert [result.folder for result in results] == [tmp_path / "chain" / "assistants" / "1", tmp_path / "chain"]
     own = from_yaml(tmp_path / "chain" / "config.yaml")
     assert own.teacher == str(tmp_path / "chain" / "assistants" / "1" / "student") and not own.recipe.assistants
+    # The report compares the student with the teacher, and the assistant is named.
+    alone = api.evaluate(teacher, quiet=True, **texts(team_root)).scores["dev"]["accuracy"]
+    last, first = reports[1], reports[0]
+    assert last["teacher"]["score"] == pytest.approx(alone) and first["teacher"]["name"] == last["teacher"]["name"]
+    over = last["student"]["score"] - alone
+    assert last["student"]["over_teacher"]["value"] == pytest.approx(over)
+    assert [one["score"] for one in last["assistants"]] == [first["student"]["score"]] and not first["assistants"]
+    card = (tmp_path / "chain" / "student" / "README.md").read_text()
+    assert f"`{Path(teacher).name}` through a student of 3 layers x" in card
+    assert "Teacher assistant 1" in (tmp_path / "chain" / "report.html").read_text()
+    with pytest.raises(TutelageError, match="those of through; leave out"):
+        api.chain(teacher, tmp_path / "none", through="layers=3", settings=ASSISTANT, quiet=True, **texts(team_root))
     links = (
         (["layers=2"], "layers=3", "layer 3 cannot be taken from a teacher of 2"),
         ([f"init=checkpoint,name={tmp_path / 'chain' / 'student'}"], "layers=2", "layer 2 .* of 1"),

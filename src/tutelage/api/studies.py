@@ -278,6 +278,10 @@ def chain(
         between = [Assistant(student=assistant.student) for assistant in assistants]
         recipe = recipe.model_copy(update={"assistants": between})
         config = run_config(recipe, tree, settings, **fields)
+        if config.recipe.assistants != between:
+            raise TutelageError(
+                f"the teacher assistants of a chain are those of {option('through')}; leave out recipe.assistants"
+            )
         last = carried_out(config, True, quiet)
         folders = [Path(str(one.out)) for one in links(config)[:-1]]
     return [*(Result(folder, load_report(folder).model_dump(mode="json")) for folder in folders), last]

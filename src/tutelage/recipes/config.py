@@ -39,6 +39,8 @@ class RunConfig(BaseModel):
     """Method: the student and the stages of its training."""
     teacher: Place | None = None
     """Teacher: a folder or a hub id. Of several teachers, the one whose layers are copied and that the report compares with."""
+    first_teacher: Place | None = None
+    """The teacher that teacher assistants began with: the report compares with it. A run with assistants sets it."""
     teachers: tuple[Place, ...] = ()
     """Several teachers, for stages that learn from more than one: folders, hub ids or stores."""
     data: DataConfig = DataConfig()

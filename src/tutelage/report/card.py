@@ -47,6 +47,7 @@ def card(report: TaskReport) -> str:
         usage=Markup(kind_of(report.kind).usage(json.dumps(words.CARD_FOLDER))),
         predictions=folder_name(report.predictions.file) if report.predictions else None,
         teacher=lead[0] if lead else folder_name(report.teacher.name) if report.teacher else None,
+        through=words.through(report),
         entries=words.entries(report),
         who=words.names(report),
         baseline=words.baseline_text(report),

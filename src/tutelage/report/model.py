@@ -318,7 +318,10 @@ class TaskReport(Block):
     """Class names in the order of the logits; empty for a regression."""
     data: DataEntry
     teacher: ModelEntry | None
-    """Null for a run without a teacher. Of several: the one that the student is compared with."""
+    """Null for a run without a teacher. Of several: the one that the student is compared with; with teacher
+    assistants, the one that they began with."""
+    assistants: list[StudentEntry] = Field(default_factory=list)
+    """The teacher assistants, from the first teacher to the student: each learnt from the one before."""
     student: StudentEntry
     baseline: ModelEntry | None
     """The same student without distillation. Null if it was not trained."""

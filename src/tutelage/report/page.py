@@ -289,6 +289,14 @@ def scores_and_cost(report: TaskReport) -> Section:
             if name == "baseline"
             else Fact(name=who[name], code=entry.name, text=entry.shape)
             for name, entry in found
+        ]
+        + [
+            Fact(
+                name=f"Teacher assistant {number}",
+                code=one.name,
+                text=f"{one.shape}; {words(report.metric)} {score_text(one.score)}",
+            )
+            for number, one in enumerate(report.assistants, start=1)
         ],
         pictures=bar_charts(report),
     )

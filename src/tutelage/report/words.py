@@ -94,6 +94,12 @@ def lead(report: TaskReport) -> tuple[str, bool] | None:
     return folder_name(name), False
 
 
+def through(report: TaskReport) -> str:
+    """The teacher assistants between teacher and student, for a sentence; nothing where there are none."""
+    one = [f"a student of {each.shape} ({words(report.metric)} {score_text(each.score)})" for each in report.assistants]
+    return f"through {' and '.join(one)}" if one else ""
+
+
 def vocabulary_lines(entry: VocabularyEntry | None) -> list[str]:
     """What the student keeps of its tokenizer's vocabulary, and how it reads held-out texts with it."""
     if entry is None:

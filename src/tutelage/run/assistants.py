@@ -8,6 +8,7 @@ from pathlib import Path
 from tutelage import anatomy
 from tutelage.errors import TutelageError, option
 from tutelage.recipes.config import RunConfig
+from tutelage.report.model import REPORT, StudentEntry, TaskReport, load_report
 from tutelage.students.load import load_config
 from tutelage.students.pruned import check_limits
 from tutelage.students.specs import Between, Checkpoint, Copied, Fresh, Pruned, Reduced, Student, origin_of
@@ -31,6 +32,7 @@ def links(config: RunConfig) -> list[RunConfig]:
             f"teacher assistants are between a teacher model and a student; give {option('teacher')} FOLDER"
         )
     found: list[RunConfig] = []
+    first = str(config.teacher)
     teacher = anatomy.shape_of(load_config(str(config.teacher)))
     for number, assistant in enumerate(recipe.assistants, start=1):
         own = recipe.of(assistant)
@@ -38,20 +40,29 @@ def links(config: RunConfig) -> list[RunConfig]:
             student = own.student.of(teacher.layers, _shape(recipe.student, teacher).layers)
             own = own.model_copy(update={"student": student})
         update = {"recipe": own, "baseline": False, "served": False, "out": str(out / FOLDER / str(number))}
-        found.append(config.model_copy(update=update | _taught(found)))
+        found.append(config.model_copy(update=update | _taught(found, first)))
         teacher = _shape(own.student, teacher)
     update = {"recipe": recipe.model_copy(update={"assistants": []})}
-    found.append(config.model_copy(update=update | _taught(found)))
+    found.append(config.model_copy(update=update | _taught(found, first)))
     _check_sizes(found)
     return found
 
 
-def _taught(before: list[RunConfig]) -> dict[str, str | None]:
-    """The teacher of the next run. A store that is named is the first teacher's."""
+def _taught(before: list[RunConfig], first: str) -> dict[str, str | None]:
+    """The teacher of the next run, and the first. A store that is named is the first teacher's."""
     if not before:
         return {}
     store = before[-1].teacher_store
-    return {"teacher": str(Path(str(before[-1].out)) / "student"), "teacher_store": store if store == "auto" else None}
+    teacher = str(Path(str(before[-1].out)) / "student")
+    return {"teacher": teacher, "first_teacher": first, "teacher_store": store if store == "auto" else None}
+
+
+def trained(config: RunConfig) -> list[StudentEntry]:
+    """What the teacher assistants of a run score and cost, by the reports of their runs."""
+    folder = Path(str(config.out)) / FOLDER
+    count = len(list(folder.glob(f"*/{REPORT}"))) if config.first_teacher is not None else 0
+    reports = [load_report(folder / str(number)) for number in range(1, count + 1)]
+    return [report.student for report in reports if isinstance(report, TaskReport)]
 
 
 def _check_sizes(runs: list[RunConfig]) -> None:
@@ -87,9 +98,8 @@ def _shape(student: Student, teacher: anatomy.Shape) -> anatomy.Shape:
         last = max(named)
     if last > teacher.layers:
         raise TutelageError(
-            f"layer {last} cannot be taken from a teacher of {teacher.layers}; name assistants and student from large to small, as "
-            f"{option('settings')} 'recipe.assistants=[{{init: copied, layers: {max(teacher.layers - 1, 1)}}}]' "
-            f"{option('student')} layers=1"
+            f"layer {last} cannot be taken from a teacher of {teacher.layers}; name teacher assistants and student from large to "
+            f"small, the first with at most {max(teacher.layers - 1, 1)} layers"
         )
     origin = origin_of(student)
     whole = teacher if origin is None else anatomy.shape_of(load_config(origin))

@@ -319,7 +319,7 @@ def judged(config: RunConfig, texts: TaskTexts, teacher: RunTeacher, anyway: str
         TutelageError: when that is not allowed.
     """
     teacher.on_evaluation()
-    texts.answered(teacher)
+    texts.answered(teacher.logits)
     data, kind, (name, read) = texts.data, texts.kind, texts.evaluation
     if data.metrics[0] in kind.against_teacher:
         return []
@@ -350,7 +350,8 @@ def judged(config: RunConfig, texts: TaskTexts, teacher: RunTeacher, anyway: str
 def learnt_by_others(config: RunConfig, texts: TaskTexts, given: Data) -> list[str]:
     """Warnings of evaluation texts on which the run of a teacher, or of the model that the student is made of, has trained: they
     know the answers, and a student of theirs, too. ``given`` is what the run's own settings read."""
-    teachers = {name: f"the teacher {name!r}" for name in (config.teacher, *config.teachers) if name is not None}
+    named = (config.first_teacher, config.teacher, *config.teachers)
+    teachers = {name: f"the teacher {name!r}" for name in named if name is not None}
     origin = origin_of(config.recipe.student)
     others = ({} if origin is None else {origin: f"{origin!r}, of which the student is made,"}) | teachers
     found = []

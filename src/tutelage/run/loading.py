@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from tutelage.data.alignment import align
 from tutelage.data.augmentation.candidates import Candidates
@@ -309,10 +310,10 @@ class TaskTexts:
             warnings.append("the student's tokenizer has no separator for pairs: the two texts are joined into one")
         return warnings
 
-    def answered(self, teacher: RunTeacher) -> None:
-        """Take what of the teacher's answers to the evaluation set is a label."""
+    def answered(self, logits: Mapping[str, Tensor]) -> None:
+        """Take what of a teacher's answers to the evaluation set is a label."""
         for name, texts in self.dev.items():
-            texts.examples = self.kind.answered(texts.examples, teacher.logits[name])
+            texts.examples = self.kind.answered(texts.examples, logits[name])
         self.data = replace(self.data, dev={name: texts.examples for name, texts in self.dev.items()})
 
     def drop_flipped(self, teacher: RunTeacher) -> str:

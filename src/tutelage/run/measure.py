@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
 from tutelage.report.results import Evaluation
 from tutelage.run import predicted, quality
+from tutelage.run.assistants import trained
 from tutelage.run.checks import check_ids, check_words, limit_of, near_chance, other_order, own_limit_notes
 from tutelage.run.folder import learnt_by_run, learnt_notes, longest_input, rise_of_run
 from tutelage.run.loading import truncation_notes
@@ -45,13 +47,48 @@ if TYPE_CHECKING:
     from tutelage.run.task import TaskRun
 
 
+@dataclass(frozen=True)
+class Lead:
+    """The teacher that the report compares the student with."""
+
+    source: Source
+    name: str
+    dev: dict[str, Texts]
+    """The parts of the evaluation set, as it and the student read them."""
+    logits: dict[str, Tensor]
+    """Its predictions on them."""
+
+
+def _lead(run: TaskRun, workspace: Workspace) -> Lead | None:
+    """The teacher of the run; with teacher assistants the one that these began with, if its weights are here."""
+    taught, texts, first = run.teacher, run.texts, run.config.first_teacher
+    if taught is None:
+        return None
+    if first is not None and (source := Source(first, texts.kind.head, pooling=run.config.data.pooling)).has_weights:
+        reader = replace(run.reader, teacher=source)
+        dev = {name: reader.read(read.examples) for name, read in texts.dev.items()}
+        logits = {
+            name: workspace.predict(source.model, read.teacher or read.student, f"teacher on {name}", divided=True)
+            for name, read in dev.items()
+        }
+        texts.answered(logits)
+        return Lead(
+            source, first, {name: replace(dev[name], examples=texts.dev[name].examples) for name in dev}, logits
+        )
+    named = taught.store is not None and not taught.source.has_weights
+    name = taught.store.manifest.teacher if named and taught.store is not None else str(run.config.teacher)
+    return Lead(
+        taught.source, name, texts.dev, {part: taught.logits[part] for part in texts.dev if part in taught.logits}
+    )
+
+
 def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], list[str]]:
     """Scores, sizes and speed of teacher, student and twin, by ``teacher``, ``student``, ``baseline``, and what they are as they
     would be served, ``served``; their logits by part of the evaluation set; and warnings."""
-    data, device, taught = run.texts.data, workspace.accelerator.device, run.teacher
-    kind, dev, (part, texts) = run.texts.kind, run.texts.dev, run.texts.evaluation
-    known = {} if taught is None else taught.logits
-    logits = {"teacher": {name: known[name] for name in dev if name in known}}
+    lead, device = _lead(run, workspace), workspace.accelerator.device
+    data, kind, (part, texts) = run.texts.data, run.texts.kind, run.texts.evaluation
+    dev = run.texts.dev if lead is None else lead.dev
+    logits = {"teacher": {} if lead is None else lead.logits}
     models: dict[str, PreTrainedModel] = {"student": run.student}
     if run.wants_baseline and not run.trains_baseline:
         run.baseline = run.untrained()
@@ -64,21 +101,23 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
     if workspace.main:
         _keep_predictions(run, workspace.folder, {who: found[part] for who, found in logits.items() if part in found})
     # A teacher of which only a store is at hand is counted but not timed: this machine may have no room for it.
-    counted, teacher_name = dict(models), run.config.teacher
-    if taught is not None:
-        counted["teacher"] = taught.source.outline
-        if taught.source.has_weights:
-            models["teacher"] = taught.source.network().to(device)
-        elif taught.store is not None:
-            teacher_name = taught.store.manifest.teacher
+    counted = dict(models)
+    if lead is not None:
+        counted["teacher"] = lead.source.outline
+        if lead.source.has_weights:
+            models["teacher"] = lead.source.network().to(device)
     workspace.display.say("measuring speed ...")
-    read = {who: (texts.teacher if who == "teacher" else None) or texts.student for who in counted}
+    read = {who: (dev[part].teacher if who == "teacher" else None) or texts.student for who in counted}
     times, core = speed.latencies(models, {who: typical(read[who], model) for who, model in models.items()})
     # On other devices the thread that waits may do so without a core.
     busy = speed.busy_note(core) if device.type == "cpu" else None
     if busy is not None:
         workspace.display.say(f"note: {busy}")
-    names = {"teacher": teacher_name, "student": str(workspace.model_folder), "baseline": "without teacher"}
+    names = {
+        "teacher": None if lead is None else lead.name,
+        "student": str(workspace.model_folder),
+        "baseline": "without teacher",
+    }
     entries: dict[str, dict[str, Any] | None] = {"teacher": None, "student": None, "baseline": None}
     for who, model in counted.items():
         scores = {name: kind.scores(data, logits[who][name], read) for name, read in dev.items()}
@@ -98,8 +137,8 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
     student["agreement"] = None
     if run.student.__module__.startswith("tutelage."):
         student["module"] = run.student.__module__
-    if teacher is not None and taught is not None:
-        teacher["bytes"] = taught.source.bytes
+    if teacher is not None and lead is not None:
+        teacher["bytes"] = lead.source.bytes
         relative = data.metrics[0] not in kind.against_teacher
         student["retention"] = student["score"] / teacher["score"] if teacher["score"] and relative else None
         if relative:
@@ -118,7 +157,7 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
         student["over_baseline"] = quality.difference(
             kind, data, texts, logits["student"][part], logits["baseline"][part]
         )
-    return {**entries, "served": served(run, models)}, logits, [busy] if busy else []
+    return {**entries, "served": served(run, models, lead)}, logits, [busy] if busy else []
 
 
 PREDICTIONS = "predictions/evaluation.safetensors"
@@ -179,6 +218,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
             "mean_length": float(texts.student.lengths.mean()),
         },
         **entries,
+        "assistants": trained(config),
         **quality.entry(run.texts, run.student, workspace, logits["student"][part], logits["teacher"].get(part)),
         "predictions": predicted.entry(run.texts, run.student, workspace),
         "store": None if taught is None or taught.store is None else describe(taught.store),
@@ -192,7 +232,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "rates": run.tried.rates,
         "twin_rates": run.twin_trials,
         "half": run.tried.half,
-        "teacher_rise": None if taught is None else rise_of_run(taught.source.name),
+        "teacher_rise": None if taught is None else rise_of_run(config.first_teacher or taught.source.name),
         "warnings": run.warnings + doubts + noted,
         "environment": workspace.environment(),
         "origins": workspace.origins,

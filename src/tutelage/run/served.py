@@ -29,6 +29,7 @@ from tutelage.serving.session import OnnxModel, missing
 from tutelage.serving.timing import latency
 
 if TYPE_CHECKING:
+    from tutelage.run.measure import Lead
     from tutelage.run.task import TaskRun
 
 TEXTS = 1000
@@ -38,12 +39,13 @@ SECONDS = 2.0
 """How long times are taken, about."""
 
 
-def served(run: TaskRun, models: dict[str, PreTrainedModel]) -> Served | None:
+def served(run: TaskRun, models: dict[str, PreTrainedModel], lead: Lead | None) -> Served | None:
     """The forms in which the run's models would be served; None where they cannot be made; the display says why.
 
     Args:
         run: The run.
         models: Teacher, student and twin, as far as there are such, by ``teacher``, ``student``, ``baseline``.
+        lead: That teacher.
     """
     if not run.config.served or anatomy.head_of(run.student) not in OUTPUTS or not run.bench.main:
         return None
@@ -54,26 +56,32 @@ def served(run: TaskRun, models: dict[str, PreTrainedModel]) -> Served | None:
         )
         return None
     part, texts = run.texts.evaluation
+    texts = texts if lead is None else lead.dev[part]
     if len(texts.examples) > TEXTS:
         texts = texts.at(np.array(drawn(len(texts.examples), TEXTS)))
-    if "teacher" in models and run.teacher is not None:
+    if "teacher" in models and lead is not None:
         # The run may have released the teacher's weights: timing needs none, and scores do.
-        models = {**models, "teacher": run.teacher.source.model}
+        models = {**models, "teacher": lead.source.model}
+    tokenizers = {who: lead.source.tokenizer if who == "teacher" and lead is not None else run.tokenizer for who in WHO}
     places = {who: next(model.parameters()).device for who, model in models.items()}
     run.bench.display.say("measuring the models in ONNX and int8 ...")
     try:
         with tempfile.TemporaryDirectory(prefix="tutelage-") as scratch:
-            return _measured(run, part, texts, {who: models[who].cpu() for who in WHO if who in models}, Path(scratch))
+            sides = {who: (models[who].cpu(), tokenizers[who]) for who in WHO if who in models}
+            return _measured(run, part, texts, sides, Path(scratch))
     finally:
         for who, model in models.items():
             model.to(places[who])
 
 
-def _measured(run: TaskRun, part: str, texts: Texts, models: dict[str, PreTrainedModel], folder: Path) -> Served | None:
+def _measured(
+    run: TaskRun, part: str, texts: Texts, sides: dict[str, tuple[PreTrainedModel, Any]], folder: Path
+) -> Served | None:
+    """``sides`` are the models with their tokenizers."""
     data, kind, notes = run.texts.data, run.texts.kind, list[str]()
+    models = {who: model for who, (model, _) in sides.items()}
     graphs: dict[tuple[str, str], OnnxModel] = {}
-    for who, model in models.items():
-        tokenizer = run.teacher.source.tokenizer if who == "teacher" and run.teacher is not None else run.tokenizer
+    for who, (model, tokenizer) in sides.items():
         path = folder / f"{who}.onnx"
         try:
             graphs[who, "onnx"] = to_onnx(model.eval(), tokenizer, path, kind=kind)

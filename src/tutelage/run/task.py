@@ -136,7 +136,7 @@ class TaskRun:
         config = _with_recipe(config, self.objectives.recipe)
         checks.check_unlabelled(config)
         reader = _reader(config, kind, self.factory, student, source)
-        everything = reader.read(every, learnt=True)
+        self.reader, everything = reader, reader.read(every, learnt=True)
         self.texts = TaskTexts(split, names, everything, reader)
         origin = None if self.factory.own_input is not None else self.factory.origin or config.teacher
         self.warnings += self.texts.check(reader, self.objectives.current, student.config, origin)
