@@ -239,7 +239,7 @@ def test_ablate_refuses_mistakes_before_the_general_stage(
     for more, line in (
         ({"rows": ["no_x"]}, "there is no row 'no_x'"),
         ({"candidates": None}, "give candidates FOLDER"),
-        ({"seeds": 0}, "seeds: "),
+        ({"seeds": 0}, "seeds: give at least 1 seed, not 0"),
         ({"seeds": 10**9}, "seeds: give at most 1,000 seeds"),
         ({"settings": ["stages.middle.lr=1"]}, "no row has this stage; there are general, intermediate, prediction"),
         ({"settings": ["stages.general.lrr=1"]}, "there is no such setting"),

@@ -393,6 +393,7 @@ def plan(root: Path, **more: Any) -> dict[str, Any]:
         ({"against": "compact"}, "'compact' is none of the methods kd, pkd"),
         ({"seeds": 0}, "plan.yaml: seeds"),
         ({"stepz": 3}, "plan.yaml: stepz: there is no such field"),
+        ({"tasks": [], "task": "sst2"}, "plan.yaml: task: there is no such field; a plan has tasks, methods"),
         ({"steps": 1, "methods": ["tinybert"]}, "steps 1 is fewer than the 2 stages"),
         ({"students": ["layers=x"]}, "student 'layers=x'"),
         (

@@ -441,6 +441,17 @@ def test_a_depth_that_shares_none_with_the_teacher(teacher_folder: Path, tmp_pat
     assert {loss for _, loss in report["stages"][0]["losses"]["first_token"]} == {0.0}
 
 
+def test_out_of_fold_predictions_that_show_nothing_are_said(
+    teacher_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"train": str(write_csv(tmp_path / "train.csv", 60, 1)), "dev": str(teacher_folder / "dev.csv")}
+    tiny_model().save_pretrained(tmp_path / "fresh")
+    AutoTokenizer.from_pretrained(teacher_folder / "teacher").save_pretrained(tmp_path / "fresh")
+    found = api.crossfit(tmp_path / "fresh", tmp_path / "folds", folds=2, epochs=1, lr=1e-9, **data)
+    assert found.accuracy is not None and found.accuracy < 0.6
+    assert "the predictions are no better than a constant answer: accuracy" in capsys.readouterr().err
+
+
 def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path, tmp_path: Path) -> None:
     data = {"train": str(write_csv(tmp_path / "train.csv", 120, 1)), "dev": str(teacher_folder / "dev.csv")}
     tiny_model().save_pretrained(tmp_path / "fresh")

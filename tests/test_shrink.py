@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tutelage.report.shrink import Form, Limits, ShapeEntry, Shrink, Trained, pa
 from tutelage.run import served
 from tutelage.students.specs import Copied, Pruned
 from tutelage.studies import shrink as study
-from tutelage.studies.shrink import ROOM, _verdict, names, share_at_the_limits, student_of
+from tutelage.studies.shrink import ROOM, _nothing_fits, _verdict, names, share_at_the_limits, student_of
 from tutelage.tasks import load as loading
 
 SETTINGS: dict[str, Any] = {"quiet": True, "min_retention": 0.1}
@@ -57,6 +58,13 @@ def test_a_student_within_limits_is_trained_exported_and_remembered(
     # The finished search is read, not repeated; other limits are another search.
     monkeypatch.setattr(study, "TaskRun", None)
     assert api.shrink(teacher, out, max_parameters=sizes - 1, **SETTINGS, **task) == found
+    # An export that was moved away is made again, and a folder that was moved names its own.
+    (out / "served").rename(tmp_path / "elsewhere")
+    assert api.shrink(teacher, out, max_parameters=sizes - 1, **SETTINGS, **task).folder == str(out / "served")
+    assert (out / "served" / "model.int8.onnx").is_file()
+    moved = shutil.copytree(out, tmp_path / "moved")
+    again = api.shrink(teacher, moved, max_parameters=sizes - 1, **SETTINGS, **task)
+    assert again == found.model_copy(update={"folder": str(moved / "served")})
     with pytest.raises(TutelageError, match="holds a search with other settings"):
         api.shrink(teacher, out, max_parameters=sizes - 2, **SETTINGS, **task)
 
@@ -210,6 +218,18 @@ def test_the_page_escapes_names() -> None:
     assert "a &lt;script&gt;" in drawn and "layers=1 (taken)" in drawn
     # The rival is on the page, scored on the same texts.
     assert "teacher, int8" in drawn and "97.8" in drawn and "teacher 0.978 at 2.00 ms" in drawn
+
+
+def test_the_nearest_student_is_that_with_the_least_excess() -> None:
+    """Of the limit that binds, and not the fastest."""
+    found = found_of()
+    found.limits = Limits(max_size_mb=5, min_retention=0.9)
+    sizes = {"layers=1": (14_000_000, 0.3), "flops=0.1": (12_800_000, 0.5)}
+    found.shapes = [
+        ShapeEntry(name=name, parameters=1, ms=ms, bytes=size, exceeds=found.limits.exceeded(ms, size, 1))
+        for name, (size, ms) in sizes.items()
+    ]
+    assert "the nearest, flops=0.1, takes 12.8 MB of 5 MB" in _nothing_fits(found).verdict
 
 
 def test_limits_say_what_is_exceeded() -> None:

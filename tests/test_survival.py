@@ -182,6 +182,19 @@ def test_a_stopped_run_refuses_damaged_files_and_continues_from_an_earlier_check
 # --------------------------------------------------------------------------------------------------------- signals
 
 
+def test_ctrl_c_outside_of_runs_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*given: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tutelage.cli.shown.show", interrupted)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["methods"])
+    assert end.value.code == 130
+    assert "stopped outside of training; repeat the command to go on from there" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_training_after_the_step_with_a_checkpoint(
     number: int, code: int, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

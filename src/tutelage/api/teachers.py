@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from tutelage.data.signature import takes_data
 from tutelage.errors import TutelageError, option
@@ -23,8 +23,8 @@ def crossfit(
     out: FilePath,
     *,
     folds: int = 5,
-    epochs: int = 3,
-    lr: float = 3e-5,
+    epochs: int | Literal["auto"] = "auto",
+    lr: float | Literal["auto"] = "auto",
     seed: int = 0,
     mixed_precision: Precision = "no",
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -42,8 +42,8 @@ def crossfit(
         model: Checkpoint that each fold starts from: a folder or a hub id.
         out: Folder of the folds; a stopped command continues when it is repeated.
         folds: Number of parts of the training set; each is predicted by a model trained on the others.
-        epochs: Passes over the training set.
-        lr: Peak learning rate.
+        epochs: Passes over the training set; auto: as `tutelage finetune`, for each fold.
+        lr: Peak learning rate; auto: as `tutelage finetune`.
         seed: Seed of all random numbers.
         mixed_precision: Precision of training and prediction; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value: stages.finetune.batch_size=16.
@@ -84,8 +84,8 @@ def train_team(
     out: FilePath,
     *,
     members: Sequence[str] = (),
-    epochs: int = 3,
-    lr: float = 3e-5,
+    epochs: int | Literal["auto"] = "auto",
+    lr: float | Literal["auto"] = "auto",
     shared_head: bool = False,
     mixed_precision: Precision = "no",
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -104,8 +104,8 @@ def train_team(
         out: Folder of the teachers; a stopped command continues when it is repeated.
         members: How one teacher differs: model, layers, seed, epochs, lr, only=1/2 (a part of the training set), noise=0.5
             (share of wrong labels), with commas between them. Default: five teachers of usual kinds.
-        epochs: Passes over the training set.
-        lr: Peak learning rate.
+        epochs: Passes over the training set; auto: as `tutelage finetune`, for each teacher; 3 with a shared head.
+        lr: Peak learning rate; auto: as `tutelage finetune`; 3e-5 with a shared head.
         shared_head: Train all teachers together, with one pooling and prediction layer (MT-BERT). They may differ in model and
             layers; their hidden sizes and the kind of their heads must agree. Default: three teachers of different depths.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
@@ -104,6 +105,10 @@ def _check_text(word: str) -> None:
         raise TutelageError(f"{word!r:.200} is not UTF-8 text; rename it") from None
 
 
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C that no run has handled."""
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Run a command line, by default the program's own; mistakes of the user end in one line and exit code 2.
 
@@ -128,7 +133,9 @@ def main(words: Sequence[str] | None = None) -> None:
         except Stopped as error:
             print(f"tutelage: {error}", file=sys.stderr)
             sys.exit(error.code)
-        except typer.Abort:
-            sys.exit(130)
+        if code == INTERRUPTED:
+            from tutelage.training.stopping import stopped  # loads torch
+
+            print(f"tutelage: {stopped(signal.SIGINT, 'outside of training')}", file=sys.stderr)
     if code:
         sys.exit(code)

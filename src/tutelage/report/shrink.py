@@ -27,6 +27,11 @@ class Limits(Block):
     min_retention: float
     """Score divided by that of the teacher in float32."""
 
+    def excess(self, ms: float, size: int, parameters: int) -> float:
+        """The largest cost of a model divided by its limit; 1 at the limit."""
+        costs = ((self.max_latency_ms, ms), (self.max_size_mb, size / 1e6), (self.max_parameters, parameters))
+        return max(value / limit for limit, value in costs if limit is not None)
+
     def exceeded(self, ms: float, size: int, parameters: int, room: float = 1.0) -> list[str]:
         """Which limits a model exceeds, and by how much; ``room`` is the share of the limit of time that it may take."""
         found = []

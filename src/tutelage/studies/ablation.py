@@ -101,7 +101,8 @@ def ablate(
             raise TutelageError(f"there is no row {arm!r} in the tables; choose from {', '.join(ARMS)}")
     if data.candidates is None:
         raise TutelageError(
-            f"without augmented texts all rows equal no_da; give {option('candidates')} FOLDER (tutelage augment writes it)"
+            "without augmented texts no row differs from that without augmentation (no_da); give "
+            f"{option('candidates')} FOLDER (tutelage augment writes it)"
         )
     students, own = Path(general or f"{out}/general"), parsed(settings)
     whole = {arm: recipe_of(arm, data.task, student) for arm in arms}

@@ -57,6 +57,8 @@ class TeacherTask(_ComparePart):
 def _seeds(value: Any) -> Any:
     if not isinstance(value, int) or isinstance(value, bool):
         return value
+    if value < 1:
+        raise ValueError(f"give at least 1 seed, not {value}")
     if value > MOST_SEEDS:
         raise ValueError(f"give at most {MOST_SEEDS:,} seeds")
     return range(value)
@@ -131,6 +133,11 @@ def plan_of(given: str | os.PathLike[str] | Mapping[str, Any] | None, own: Mappi
     tree = given if name is None else yaml_file(Path(name), "docs/guides/compare.md shows one")
     if not isinstance(tree, Mapping | None):
         raise TutelageError(f"{name!r} has no names and values; docs/guides/compare.md shows what a plan has")
+    if unknown := sorted(set(tree or {}) - set(ComparePlan.model_fields), key=str):
+        place = "" if name is None else f"{name}: "
+        raise TutelageError(
+            f"{place}{', '.join(map(str, unknown))}: there is no such field; a plan has {', '.join(ComparePlan.model_fields)}"
+        )
     if given is not None and "tasks" in own:
         raise TutelageError(
             f"a plan names the tasks and their teachers; leave out {option('teacher')} and the options of data"

@@ -23,7 +23,7 @@ from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, content
 from tutelage.data.parts import part_of
 from tutelage.data.tokenizers import fitted_tokenizer
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.knowledge.out_of_fold import MANIFEST, PredictionsManifest, write
 from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig
@@ -32,6 +32,7 @@ from tutelage.run.workspace import new_accelerator
 from tutelage.students.specs import origin_of
 from tutelage.tasks import kind_of, known_kinds
 from tutelage.tasks.load import load_data
+from tutelage.tasks.metrics import no_better
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predicted
 
@@ -83,14 +84,21 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Predictio
         logits[rows] = found
     assert logits is not None
     known = data.train.labelled
-    right = (logits.argmax(axis=1) == data.train.labels)[known].mean() if kind.single_label else None
+    right = float((logits.argmax(axis=1) == data.train.labels)[known].mean()) if kind.single_label else None
+    if right is not None:
+        most = float(np.bincount(data.train.labels[known]).max() / known.sum())
+        if no_better({"accuracy": right}, {"accuracy": most}, int(known.sum())):
+            Display(quiet).say(
+                f"warning: the predictions are no better than a constant answer: accuracy {right:.3f}, and {most:.3f}; train "
+                f"longer ({option('epochs')}), or give more texts"
+            )
     manifest = PredictionsManifest(
         model=str(origin_of(config.recipe.student)),
         task=data.task,
         folds=folds,
         contents=contents,
         labels=list(data.labels),
-        accuracy=None if right is None else float(right),
+        accuracy=right,
     )
     lines = [json.dumps(line, ensure_ascii=False) for line in _lines(data, config.data, logits)]
     write_text(folder / PREDICTIONS, "".join(f"{line}\n" for line in lines))

@@ -98,7 +98,7 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
     """The search in a folder that is this process's own; what a stopped one has measured is read."""
     found = Shrink.model_validate_json((out / REPORT).read_text(encoding="utf-8")) if (out / REPORT).exists() else None
     if found is not None and found.verdict:
-        return found
+        return found if found.answer is None else _at_hand(found, config, out, quiet)
     if found is not None and found.passed:  # stopped before the verdict
         return _finish(found, out)
     kept: dict[str, Any] = {} if vocabulary == "full" else {"vocabulary": "trimmed"}
@@ -317,7 +317,7 @@ def _spread(spec: Student) -> Student:
 
 def _train(found: Shrink, name: str, spec: Student, first: RunConfig, out: Path, quiet: bool, read: ReadData) -> None:
     """Train a student, and take it if it meets the limits when it is measured again."""
-    folder = out / "runs" / name.replace(",", "-")
+    folder = _run_folder(out, name)
     recipe = first.recipe.model_copy(update={"student": spec})
     config = first.model_copy(update={"recipe": recipe, "out": str(folder), "served": True})
     report = run(config, resume=True, quiet=quiet, read=read)
@@ -371,8 +371,23 @@ def _teacher_exported(found: Shrink, out: Path, teacher: str, data: DataConfig, 
     return True
 
 
+def _at_hand(found: Shrink, config: RunConfig, out: Path, quiet: bool) -> Shrink:
+    """A finished search whose export is there, wherever the folder lies now."""
+    place = out / "served"
+    if not place.is_dir():
+        if found.answer == "teacher":
+            export(str(config.teacher), place, config.data, quiet=quiet)
+        else:
+            export(str(_run_folder(out, str(found.answer)) / "student"), place, None, quiet=quiet)
+    return found.model_copy(update={"folder": str(place)})
+
+
+def _run_folder(out: Path, name: str) -> Path:
+    return out / "runs" / name.replace(",", "-")
+
+
 def _nothing_fits(found: Shrink) -> Shrink:
-    nearest = min(found.shapes, key=lambda shape: (len(shape.exceeds), shape.ms, shape.bytes))
+    nearest = min(found.shapes, key=lambda shape: found.limits.excess(shape.ms, shape.bytes, shape.parameters))
     smaller = "trimmed" not in nearest.name and any(" ms " not in one for one in nearest.exceeds)
     found.verdict = (
         f"No student meets the limits: the nearest, {nearest.name}, takes {' and '.join(nearest.exceeds)}. Raise the limit"

@@ -107,8 +107,8 @@ def train_team(
     members: Sequence[str],
     data: DataConfig,
     *,
-    epochs: int,
-    lr: float,
+    epochs: int | Literal["auto"],
+    lr: float | Literal["auto"],
     mixed_precision: Precision,
     settings: Settings,
     shared_head: bool,
@@ -140,6 +140,8 @@ def train_team(
         check_widths([member.model or model for member in made])
     if not kind_of(known.kind).classifies_texts and any(member.noise for member in made):
         raise TutelageError(f"noise replaces classes, and {known.task!r} is of kind {known.kind}; leave it out")
+    if shared_head:  # they train together: no score of one alone ends the training or chooses a rate
+        epochs, lr = 3 if epochs == "auto" else epochs, 3e-5 if lr == "auto" else lr
     part = held_part(len(known.train))
     common = data.model_copy(update={"leave_out": part})
     manifest = TeamManifest(data=data, members=dict(zip(names, specs, strict=True)), shared_head=shared_head)

@@ -85,7 +85,7 @@ class Source:
                 raise TutelageError(
                     f"the {self.role} {self.name!r} has no {HEADS[self._head]} (its weights lack {missing[0]}); "
                     + (
-                        f"train one first: `tutelage pretrain --model {self.name} ...`"
+                        f"train one first: `tutelage pretrain --head-only --model {self.name} ...`"
                         if self._head in ("masked_lm", "causal_lm")
                         else f"fine-tune it first: `tutelage finetune --model {self.name} ...`"
                     )
