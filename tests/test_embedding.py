@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from tutelage import distill, evaluate, finetune
+from tutelage import api, distill, evaluate, finetune
 from tutelage.data.batches import padded
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Examples, encode
@@ -288,6 +288,14 @@ def test_a_dense_maps_to_the_teachers_width(root: Path, tmp_path: Path) -> None:
     assert "retention" not in report["student"] and report["student"]["score"] > report["baseline"]["score"]
     assert list(report["stages"][0]["losses"]) == ["soft_labels", "similarity_matrix"]
     assert Source(str(tmp_path / "run" / "student"), "vectors").outputs == 32
+
+
+def test_an_export_is_compared_with_the_model_and_not_with_its_teacher(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    result = run(root, tmp_path / "run", method="kd", student="layers=1")
+    assert result.report["metric"] == "teacher_cosine" and result.report["student"]["score"] < 0.999
+    found = api.export(tmp_path / "run" / "student", tmp_path / "served", quiet=True)
+    assert found.metric == "model_cosine" and found.sides[0].scores == {"model_cosine": pytest.approx(1.0)}
 
 
 def test_a_pruned_encoder(root: Path, tmp_path: Path) -> None:

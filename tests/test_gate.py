@@ -12,6 +12,7 @@ from tutelage import api, cli
 from tutelage.errors import TutelageError
 from tutelage.report.model import REPORT, ModelEntry, StudentEntry, TaskReport, load_report
 from tutelage.report.quality import ClassEntry, ClassScores, Difference
+from tutelage.report.served import Served, ServedEntry
 from tutelage.run.folder import weights_in
 from tutelage.serving.report import REPORT as EXPORT
 from tutelage.serving.report import ExportReport, Side
@@ -141,6 +142,39 @@ def test_an_export_is_judged_by_the_file_that_serves(
         (one,) = api.gate(path, **limits).conditions
         assert (one.passed, one.value, one.bound) == (passed, pytest.approx(value), pytest.approx(bound))
         assert "model.int8.onnx" in one.of
+
+
+def test_an_export_that_the_run_has_measured_has_that_interval(run: Path, served: Path) -> None:
+    """The difference itself, and not the sum of two lower ends, which is further down; other texts are another matter."""
+    report, export = load_report(run), ExportReport.model_validate_json((served / EXPORT).read_text())
+    assert isinstance(report, TaskReport)
+    entries = [
+        ServedEntry(
+            model=who, form=form, score=score, scores={"accuracy": score}, bytes=1, ms=1.0, spread_ms=0.1, change=None
+        )
+        for who, form, score in (("student", "int8", 0.87), ("teacher", "onnx", 0.9))
+    ]
+    over = Difference(value=-0.03, low=-0.05, high=0.01)
+    measured = Served(
+        part="dev", texts=400, tokens=9, pytorch_ms={}, entries=entries, against_teacher=over, against_int8_teacher=None,
+        against_baseline=None, notes=[],
+    )  # fmt: skip
+    (run / REPORT).write_text(report.model_copy(update={"served": measured}).model_dump_json())
+    for score, bound in ((0.87, 0.85), (0.86, 0.84)):
+        side = export.sides[-1].model_copy(update={"scores": {"accuracy": score}})
+        changed = export.model_copy(update={"sides": [*export.sides[:-1], side]})
+        (served / EXPORT).write_text(changed.model_dump_json())
+        (one,) = api.gate(served, min_retention=0.9).conditions
+        assert (one.value, one.bound) == (pytest.approx(0.87 / 0.9), pytest.approx(bound / 0.9))
+
+
+def test_a_score_that_compares_with_the_teacher_has_no_retention(run: Path) -> None:
+    report = load_report(run)
+    (run / REPORT).write_text(
+        report.model_copy(update={"kind": "embedding", "metric": "teacher_cosine"}).model_dump_json()
+    )
+    with pytest.raises(TutelageError, match=r"teacher_cosine 0\.880 compares the student with its teacher already"):
+        api.gate(run, min_retention=0.9)
 
 
 def test_an_export_of_another_model_than_the_runs_is_refused(run: Path, served: Path) -> None:

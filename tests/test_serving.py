@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -206,6 +207,13 @@ def test_the_printed_command_runs_in_a_shell(
     show("export", exported[1].model_copy(update={"out": "my folder"}), as_json=False)
     command = capsys.readouterr().out.rpartition("; ")[2].removesuffix(" answers\n")
     assert shlex.split(command) == ["python", "my folder/serve.py", "A text."]
+    for changes, given in (
+        ({"pairs": True}, "One text.\tThe other."),
+        ({"pairs": True, "kind": "spans"}, "A question?\tThe text that holds the answer."),
+    ):
+        example = exported[1].model_copy(update=changes).example
+        found = subprocess.run(["bash", "-c", f"printf %s {example}"], capture_output=True, text=True, check=True)
+        assert found.stdout == given
 
 
 def test_a_temperature_is_a_finite_number(exported: tuple[Path, ExportReport], tmp_path: Path) -> None:
@@ -433,6 +441,12 @@ def test_mistakes_are_one_line(
         serving.OnnxModel(tmp_path / "bad.onnx")
     monkeypatch.setattr(torch.onnx, "export", lambda *given, **more: 1 / 0)
     refused("cannot export a bert of transformers")
+
+    def full(*given: Any, **more: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch.onnx, "export", full)
+    refused(r"cannot be written \(No space left on device\)")  # and not the family's fault
     monkeypatch.setattr(session, "find_spec", lambda name: None)
     refused(r"pip install \"tutelage\[onnx\]\"")
 

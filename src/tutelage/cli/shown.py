@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -213,13 +214,13 @@ def _export(found: ExportReport) -> None:
         _say(f"note: {note}")
     for flag in found.flags:
         _say(f"WARNING: {flag}")
-    served = "" if found.opset is None else f"; {_served(found.out)} answers"
+    served = "" if found.opset is None else f"; {_served(found.out, found)} answers"
     _say(f"Written to {found.out}; the comparison is in export.json{served}")
 
 
-def _served(folder: str) -> str:
+def _served(folder: str, export: ExportReport) -> str:
     """The command that serves an exported folder, as a shell takes it."""
-    return f'python {shlex.quote(f"{folder}/serve.py")} "A text."'
+    return f"python {shlex.quote(f'{folder}/serve.py')} {export.example}"
 
 
 def _shrink(found: Shrink) -> None:
@@ -238,7 +239,10 @@ def _shrink(found: Shrink) -> None:
         _say(f"note: {note}")
     _say(found.verdict)
     if found.folder is not None:
-        _say(f"Written to {found.folder}; {_served(found.folder)} answers")
+        from tutelage.serving.report import REPORT, load_export
+
+        export = load_export(Path(found.folder) / REPORT)
+        _say(f"Written to {found.folder}; {_served(found.folder, export)} answers")
 
 
 def _gate(found: Gate) -> None:

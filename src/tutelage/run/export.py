@@ -326,6 +326,11 @@ def _report(
         if not texts.examples.labelled.all():
             notes.append("the texts have no labels: differences and times, no scores")
             data = None
+
+    def called(metric: str) -> str:
+        """A score by the answers of the exported model is none by its teacher's."""
+        return metric.replace("teacher", "model") if metric in kind.against_teacher else metric
+
     desk.display.say("measuring speed ...")
     times, core = serving.latency(models, typical(texts.student, source.model))
     busy = speed.busy_note(core)
@@ -336,7 +341,7 @@ def _report(
         found = {} if name == "pytorch" else _compared(kind, data, texts, logits[name], logits["pytorch"])
         if isinstance(one, OnnxModel):
             found["tokens_agree"] = _tokens_agree(one, texts)
-        scores = None if data is None else kind.scores(data, logits[name], texts)
+        scores = None if data is None else {called(m): x for m, x in kind.scores(data, logits[name], texts).items()}
         exact = name in ("onnx", "checkpoint")
         sides.append(
             Side(name=name, file=file, bytes=weights, exact=exact, scores=scores, latency=times[name], **found)
@@ -355,8 +360,9 @@ def _report(
         layers=anatomy.shape_of(config).layers,
         parameters=speed.count_parameters(source.model),
         texts=len(texts.examples),
+        pairs=texts.examples.pairs is not None,
         source=checked.source,
-        metric=None if data is None else data.metrics[0],
+        metric=None if data is None else called(data.metrics[0]),
         sides=sides,
         notes=[*notes, *([busy] if busy else [])],
         flags=flags_of(sides),

@@ -163,6 +163,11 @@ def _report(file: Path, export: ExportReport | None) -> TaskReport:
 def _retention(report: TaskReport, export: ExportReport | None, limit: float) -> Condition:
     """The student's score over the teacher's; its bound is that of the difference (:func:`_low`), over the teacher's score."""
     teacher, over = report.teacher, report.student.over_teacher
+    if report.metric in kind_of(report.kind).against_teacher:
+        raise TutelageError(
+            f"{report.metric} {report.student.score:.3f} compares the student with its teacher already; leave out "
+            f"{option('min_retention')}, and read the score in the report"
+        )
     if teacher is None or over is None or teacher.score <= 0:
         raise TutelageError(
             "the report compares the student with no teacher's score (trained without a teacher, a score of 0 or below, or by an "
@@ -181,6 +186,8 @@ def _retention(report: TaskReport, export: ExportReport | None, limit: float) ->
                 f"the exported files were not scored by {report.metric}; repeat the export with the run's texts, or check "
                 f"{option('min_retention')} on the run's folder"
             )
+        if (same := _served(report, export)) is not None:
+            return _of_served(*same, export, report.metric, limit)
         # Both ends are those of 95 % intervals: their sum lies below the whole change at least as often.
         value, low, of = (
             value + side.change.value,
@@ -190,6 +197,24 @@ def _retention(report: TaskReport, export: ExportReport | None, limit: float) ->
     return Condition(
         name="retention", value=value / teacher.score, bound=low / teacher.score, limit=limit, at_least=True, of=of
     )
+
+
+def _served(report: TaskReport, export: ExportReport) -> tuple[float, Difference] | None:
+    """The teacher's score, and what the exported file has more, if the run itself has measured this file on these texts."""
+    served, side = report.served, export.sides[-1]
+    if served is None or served.against_teacher is None or served.texts != export.texts:
+        return None
+    ours, theirs = served.of("student", side.name), served.of("teacher", "onnx")
+    if side.name != "int8" or ours is None or theirs is None or ours.scores != side.scores or theirs.score <= 0:
+        return None
+    return theirs.score, served.against_teacher
+
+
+def _of_served(teacher: float, over: Difference, export: ExportReport, metric: str, limit: float) -> Condition:
+    low = _low(over, export.texts, "evaluation set")
+    of = f"{metric} of {export.sides[-1].file} over the teacher's, {export.texts:,} texts"
+    value, bound = 1 + over.value / teacher, 1 + low / teacher
+    return Condition(name="retention", value=value, bound=bound, limit=limit, at_least=True, of=of)
 
 
 def _low(difference: Difference, texts: int, where: str) -> float:

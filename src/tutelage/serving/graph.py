@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.anatomy import Head
 from tutelage.data.tokenizers import fitted_tokenizer
-from tutelage.errors import TutelageError, last_reason, option
+from tutelage.errors import TutelageError, last_reason, of_the_machine, option
 from tutelage.serving import four_bits
 from tutelage.serving.session import KEY, GraphMetadata, OnnxModel, check_installed
 from tutelage.tasks import kind_of_model
@@ -125,6 +125,8 @@ def to_onnx(
             program.save(str(path))
     except Exception as error:  # the exporter raises whatever the model's code runs into
         path.unlink(missing_ok=True)
+        if of_the_machine(error) is not None:
+            raise
         raise TutelageError(
             f"torch {torch.__version__} cannot export a {model.config.model_type} of transformers {transformers.__version__} to "
             f"ONNX: {last_reason(error)}; serve it with transformers, or distil it into another family"

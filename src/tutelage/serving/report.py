@@ -78,6 +78,8 @@ class ExportReport(_ExportPart):
     parameters: int
     texts: int
     """Texts on which the files were checked."""
+    pairs: bool = False
+    """Whether these are pairs of texts."""
     source: str
     """Where these come from."""
     metric: str | None
@@ -89,6 +91,13 @@ class ExportReport(_ExportPart):
     flags: list[str]
     """What is wrong with a file: it differs, scores worse or is slower than what it comes from. Empty for a good export."""
     environment: dict[str, str]
+
+    @property
+    def example(self) -> str:
+        """A text for ``serve.py``, quoted for a shell."""
+        if self.kind == "spans":
+            return r"$'A question?\tThe text that holds the answer.'"
+        return r"$'One text.\tThe other.'" if self.pairs else '"A text."'
 
     def __fspath__(self) -> str:
         """The folder: the result stands for it."""

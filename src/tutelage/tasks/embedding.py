@@ -78,7 +78,13 @@ class Embedding(Kind):
     named = False
     probabilities = False
     learns_labels = False
-    metric_words = MappingProxyType({"knn_accuracy": "k-NN accuracy", "teacher_cosine": "cosine with the teacher"})
+    metric_words = MappingProxyType(
+        {
+            "knn_accuracy": "k-NN accuracy",
+            "teacher_cosine": "cosine with the teacher",
+            "model_cosine": "cosine with the model in PyTorch",
+        }
+    )
     against_teacher = TEACHER
 
     # ------------------------------------------------------------------------------------------------------------- data
