@@ -268,6 +268,7 @@ def test_a_student_comes_out_at_its_own_width(small: Any, root: Path) -> None:
     assert np.corrcoef(cosines, np.arange(24) % 5)[0, 1] == pytest.approx(scored.scores["dev"]["pearson"], abs=1e-4)
     card = (folder / "README.md").read_text()
     assert "library_name: sentence-transformers" in card and "SentenceTransformer(" in card
+    assert "loads with plain transformers" in card and "import tutelage" not in card
     assert "the same student, before training" in card
     with pytest.raises(TutelageError, match="needs one label or score per text; this run is on a task of kind"):
         small.predictions()

@@ -447,6 +447,16 @@ def test_verdict_where_distillation_did_not_pay(report: TaskReport, reached: flo
     assert "did not pay" in card(report)
 
 
+def test_a_difference_has_one_value(report: TaskReport) -> None:
+    """Not that of the rounded scores beside that of the scores."""
+    assert report.baseline is not None
+    report.student.score, report.baseline.score = 0.95833, 0.96667
+    report.student.over_baseline = Difference(value=-0.00834, low=-0.033, high=0.017)
+    said = f"{verdict(report)} {caution(report)} {card(report)}"
+    assert "reaches 0.967 (difference −0.008" in said and "The difference of 0.008 may be chance" in said
+    assert "0.009" not in said
+
+
 def test_verdict_of_a_poor_slow_large_student(report: TaskReport) -> None:
     report.student.retention, report.student.speedup, report.student.parameters = 0.6, 0.5, 45_427_972
     text = verdict(report)

@@ -521,8 +521,13 @@ def test_findings(distilled: Path) -> None:
         }
     )
     assert found(fine) == {}
-    assert "0.050 more" in found(fine, baseline=fine.baseline.model_copy(update={"score": 0.95}))["twin is better"]
-    assert "few texts" in found(fine, data=data.model_copy(update={"train": 300}))
+    better = fine.baseline.model_copy(update={"score": 0.95})
+    assert "reaches 0.950 (difference" in found(fine, baseline=better)["twin is better"]
+    few = data.model_copy(update={"train": 300})
+    assert "--unlabeled" in found(fine, data=few)["few texts"]
+    assert found(fine, data=few, kind="tokens")["few texts"].endswith(
+        "Give more texts."
+    )  # no file of texts alone is read
     tried = [
         Trial(name=f"{texts:,} texts", examples=texts, untrained_loss=1.0, untrained_score=0.2, loss=loss, score=score)
         for texts, loss, score in ((500, 0.4, 0.6), (1000, 0.3, 0.65))

@@ -9,6 +9,7 @@ from tutelage.objectives.terms import title_of
 from tutelage.report.model import Finding, Rise, StageEntry, TaskReport, Trials
 from tutelage.report.numbers import finite, percent, score_text
 from tutelage.report.words import difference, failures, gain, student_stages, words
+from tutelage.tasks import kind_of
 from tutelage.tasks.metrics import standard_error
 
 ONE_SIDED = 10.0
@@ -42,17 +43,22 @@ def _scores(report: TaskReport) -> Iterator[Finding]:
         yield Finding(
             kind="constant answer",
             text=line,
-            remedy="Check labels and teacher with `tutelage evaluate`; then raise epochs (--set stages.*.epochs=20) or the "
-            "learning rate.",
+            remedy=f"Check labels{' and teacher' if report.teacher else ''} with `tutelage evaluate`; then raise epochs (--set "
+            "stages.*.epochs=20) or the learning rate.",
         )
-    added, teacher = gain(report), report.teacher
+    added, teacher, unlabelled = gain(report), report.teacher, kind_of(report.kind).takes_unlabelled
     weak = teacher is not None and report.baseline is not None and teacher.score < report.baseline.score
     within = difference(report.student.over_baseline)
     if report.baseline is not None and added is not None and added < 0:
         yield Finding(
             kind="twin is better",
-            text=f"Without distillation the same student reaches {score_text(report.baseline.score)}, {-added:.3f} more{within}.",
-            remedy=("Use" if report.data.unlabeled or weak else "Give unlabelled texts (--unlabeled FILE), use")
+            text=f"Without distillation the same student reaches {score_text(report.baseline.score)}"
+            + (f"{within}." if within else f", {-added:.3f} more."),
+            remedy=(
+                "Use"
+                if report.data.unlabeled or weak or not unlabelled
+                else "Give unlabelled texts (--unlabeled FILE), use"
+            )
             + " a better teacher, or fine-tune this student.",
         )
     if teacher is not None and weak:
@@ -74,7 +80,8 @@ def _scores(report: TaskReport) -> Iterator[Finding]:
         yield Finding(
             kind="capacity",
             text=f"The student keeps {percent(retention)} of the teacher's {words(report.metric)}.",
-            remedy="Use a deeper or wider student, or more unlabelled texts (--unlabeled FILE).",
+            remedy="Use a deeper or wider student"
+            + (", or more unlabelled texts (--unlabeled FILE)." if unlabelled else "."),
         )
 
 
@@ -258,7 +265,9 @@ def _data(report: TaskReport) -> Iterator[Finding]:
         yield Finding(
             kind="few texts",
             text=f"The student learnt from {learnt:,} texts." + (f" {curve}" if curve else ""),
-            remedy="Give unlabelled texts of the same kind (--unlabeled FILE): the teacher's predictions are their labels.",
+            remedy="Give unlabelled texts of the same kind (--unlabeled FILE): the teacher's predictions are their labels."
+            if kind_of(report.kind).takes_unlabelled
+            else "Give more texts.",
         )
     doubtful = report.student.against_label
     if doubtful is not None and doubtful > DOUBTFUL and report.teacher is not None and not failures(report):

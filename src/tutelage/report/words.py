@@ -157,7 +157,7 @@ def gain(report: TaskReport) -> float | None:
     """The student's score minus the baseline's, to three digits."""
     if report.baseline is None or not (finite(report.baseline.score) and finite(report.student.score)):
         return None
-    return round(round(report.student.score, 3) - round(report.baseline.score, 3), 3)
+    return round(report.student.score - report.baseline.score, 3)
 
 
 def paid(report: TaskReport) -> bool:
@@ -257,8 +257,8 @@ def _undistilled(report: TaskReport) -> str:
     within = difference(report.student.over_baseline)
     if added > 0:
         return f"; {reached}{within or f', {added:.3f} less'}"
-    more = f"{-added:.3f} more{within}" if added < 0 else "the same"
-    return f"; {called.effect} did not pay here: {reached}, {more}"
+    more = within or f", {-added:.3f} more" if added < 0 else ", the same"
+    return f"; {called.effect} did not pay here: {reached}{more}"
 
 
 def caution(report: TaskReport) -> str | None:

@@ -35,6 +35,7 @@ from tutelage.run.workspace import Workspace, bench
 from tutelage.students.load import load_config
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
+from tutelage.tasks.sentence import SentenceEncoder
 from tutelage.teachers.knowledge import describe
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import check_finite
@@ -135,8 +136,10 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
     assert student is not None
     student["bytes"] = sum(p.stat().st_size for p in workspace.model_folder.glob("*.safetensors"))
     student["agreement"] = None
-    if run.student.__module__.startswith("tutelage."):
-        student["module"] = run.student.__module__
+    # A sentence encoder is saved without what it is wrapped in.
+    made = run.student.encoder if isinstance(run.student, SentenceEncoder) else run.student
+    if made.__module__.startswith("tutelage."):
+        student["module"] = made.__module__
     if teacher is not None and lead is not None:
         teacher["bytes"] = lead.source.bytes
         relative = data.metrics[0] not in kind.against_teacher

@@ -86,6 +86,8 @@ class Kind(ABC):
     """Names of metrics for people, where they are not the metric's name with spaces."""
     against_teacher: tuple[str, ...] = ()
     """Metrics that compare with the teacher's outputs, of which a student keeps no share."""
+    takes_unlabelled: bool = False
+    """Whether a file of texts alone can be more to learn from, with the teacher's predictions as labels."""
     answers_in_pair: bool = False
     """Whether answers are places in the second text, which must then stay as it is."""
 
@@ -391,6 +393,7 @@ class TextKind(Kind):
     """A kind with one row of logits for each text, whose data may be a table with a column of labels."""
 
     per_text = True
+    takes_unlabelled = True
     head: Head = "classes"
     known_metrics: tuple[str, ...]
     """All metrics that exist."""

@@ -87,7 +87,7 @@ def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
         source = f"{data.sources.get('train', 'train')}, {config.noise:.0%} of the labels wrong on purpose"
         data = replace(data, train=_mislabelled(data, config.noise), sources={**data.sources, "train": source})
     if config.unlabeled is not None:
-        if not isinstance(kind_of(data.kind), TextKind):
+        if not kind_of(data.kind).takes_unlabelled:
             raise TutelageError(
                 f"unlabelled texts cannot be read for a task of kind {data.kind}; leave out {option('unlabeled')}"
             )
