@@ -289,7 +289,7 @@ CLAIMS = (
     Claim(
         "minimum knowledge", "Layer 10 of 12 as the topmost is better than 12", "as a reader reports, not checked in the paper",
         gains(of_knowledge, knowledge_of_mpnet.FULL, knowledge_of_mpnet.LAST), "knowledge_of_mpnet",
-        "One seed decides nothing.",
+        "Too few seeds for a difference of this size.",
     ),
     Claim(
         "minimum knowledge", "Training from a store is at least 2.7 times as fast as with a running teacher",
