@@ -115,11 +115,15 @@ def test_the_folder_serves_without_torch(exported: tuple[Path, ExportReport], tm
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     texts = [text.strip() for text in TEXTS]
 
-    def served(*words: str, stdin: bytes = b"") -> list[dict[str, Any]]:
-        found = subprocess.run(
+    def ran(*words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
             [sys.executable, str(root / "out" / "serve.py"), *words],
-            env=environment, cwd=tmp_path, input=stdin, capture_output=True, check=True,
+            env=environment, cwd=tmp_path, input=stdin, capture_output=True, check=False,
         )  # fmt: skip
+
+    def served(*words: str, stdin: bytes = b"", code: int = 0) -> list[dict[str, Any]]:
+        found = ran(*words, stdin=stdin)
+        assert found.returncode == code, found.stderr
         return [json.loads(line) for line in found.stdout.splitlines()]
 
     answers = served("model.onnx", *texts)
@@ -130,8 +134,11 @@ def test_the_folder_serves_without_torch(exported: tuple[Path, ExportReport], tm
     assert [one["label"] for one in answers] == [LABELS[number] for number in shares.argmax(dim=1)]
     assert [one["score"] for one in answers] == pytest.approx(shares.max(dim=1).values.tolist(), abs=1e-4)
     assert [set(one) for one in served(stdin="\n".join(texts[:3]).encode())] == [{"label", "score"}] * 3
-    broken = served(stdin=b"good\ncaf\xe9\nmore\n")  # Latin-1, which ends no service
-    assert ["error" in one for one in broken] == [False, True, False]
+    broken = served(stdin=b"good\ncaf\xe9\nmore\na\tb\tc\n", code=1)  # Latin-1, which ends no service
+    assert ["error" in one for one in broken] == [False, True, False, True]
+    assert b"Answer texts" in ran("--help").stdout and len(served("--", "--help")) == 1
+    wrong = ran("--int8", "a text")
+    assert wrong.returncode == 2 and b"unrecognized arguments: --int8" in wrong.stderr
 
 
 def test_a_pipeline_of_transformers_says_what_serve_says(

@@ -3,11 +3,14 @@
     python serve.py "A text." "Another text."
     python serve.py < lines_of_text.txt
     python serve.py model.onnx "A text."
+    python serve.py -- "-3 degrees"
 
-Two texts (a pair, or a question and its context) have a tab between them. Where ``tutelage cascade`` has written a ``cascade.json``
+Two texts (a pair, or a question and its context) have a tab between them. A text without an answer gives ``{"error": ...}``, and in
+the end the exit code 1. Where ``tutelage cascade`` has written a ``cascade.json``
 beside the model, texts of which it is not sure enough give ``{"ask": "teacher", ...}``. pip install onnxruntime tokenizers numpy
 """
 
+import argparse
 import hashlib
 import json
 import sys
@@ -69,6 +72,8 @@ class Model:
         form, labels, heat = self.about["answer"], self.about["labels"], self.about["temperature"]
         if any("\ud800" <= character <= "\udfff" for character in text + (pair or "")):
             return {"error": "the text is not UTF-8"}
+        if "\t" in (pair or ""):
+            return {"error": "more than two texts; give one tab at most"}
         if form == "span" and not (pair or "").strip():
             return {"error": "a question needs its context, after a tab"}
         encodings = self.encodings(text, pair)
@@ -81,7 +86,7 @@ class Model:
         if form == "vector":
             return {"vector": [float(f"{value:.7g}") for value in values]}
         if form == "number":
-            return {"score": float(values[0])}
+            return {"score": _rounded(values[0])}
         if form == "classes":
             shares = 1 / (1 + np.exp(-values / heat))
             return {"labels": {labels[i]: round(float(shares[i]), 4) for i in np.flatnonzero(values > 0)}}
@@ -118,14 +123,18 @@ class Model:
         sums = np.where(np.triu(np.ones_like(sums)) * np.tril(np.ones_like(sums), 29) > 0, sums, -np.inf)
         first, last = np.unravel_index(sums.argmax(), sums.shape)
         begin, end = encoding.offsets[first][0], encoding.offsets[last][1]
-        no_answer = float(starts[0] + ends[0])  # the scores at the first token stand for no answer
+        no_answer = _rounded(starts[0] + ends[0])  # the scores at the first token stand for no answer
         return {
             "answer": context[begin:end],
             "start": begin,
             "end": end,
-            "score": float(sums.max()),
+            "score": _rounded(sums.max()),
             "no_answer": no_answer,
         }
+
+
+def _rounded(value: Any) -> float:
+    return float(f"{value:.6g}")
 
 
 def texts(given: list[str]) -> Iterator[tuple[str, str | None]]:
@@ -138,7 +147,9 @@ def texts(given: list[str]) -> Iterator[tuple[str, str | None]]:
 if __name__ == "__main__":
     sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-    folder, words = Path(__file__).parent, sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", nargs="*", help="a text; without any, each line of stdin is one")
+    folder, words = Path(__file__).parent, parser.parse_args().text
     files = [words.pop(0)] if words and words[0].endswith(".onnx") else ["model.int8.onnx", "model.onnx"]
     path = next((folder / name for name in files if (folder / name).exists()), None)
     if path is None:
@@ -147,5 +158,9 @@ if __name__ == "__main__":
         model = Model(path)
     except ValueError as error:
         sys.exit(str(error))
+    failed = False
     for text, pair in texts(words):
-        print(json.dumps(model.answer(text, pair), ensure_ascii=False), flush=True)
+        reply = model.answer(text, pair)
+        failed = failed or "error" in reply
+        print(json.dumps(reply, ensure_ascii=False), flush=True)
+    sys.exit(int(failed))
