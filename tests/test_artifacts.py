@@ -8,10 +8,23 @@ import signal
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tutelage import artifacts
-from tutelage.artifacts import Manifest, checksum_of, draft_of, free_place, new_folder, publish, sha256_of, write_text
+from tutelage.artifacts import (
+    Manifest,
+    checksum_of,
+    draft_of,
+    free_place,
+    new_folder,
+    publish,
+    seal,
+    sha256_of,
+    sync,
+    write_text,
+)
 from tutelage.errors import TutelageError
 
 
@@ -129,6 +142,19 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monke
     monkeypatch.setattr(Path, "rename", lambda one, other: (events.append("named"), rename(one, other))[1])
     publish(partial, tmp_path / "crate")
     assert events == ["crate.partial", "deep", "a", "named", tmp_path.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are those of POSIX")
+def test_weights_may_be_read_by_whom_their_folder_lets_in(tmp_path: Path) -> None:
+    """The library that writes them lets their owner alone."""
+    for mode, wanted in ((0o755, 0o644), (0o750, 0o640), (0o700, 0o600)):
+        folder = tmp_path / oct(mode)
+        folder.mkdir()
+        folder.chmod(mode)
+        for name, write in (("a.safetensors", sync), ("b.tmp", seal)):
+            save_file({"x": np.zeros(3, dtype=np.float32)}, folder / name)
+            write(folder / name)
+            assert (folder / name).stat().st_mode & 0o777 == wanted
 
 
 @pytest.mark.parametrize("when", ["writes", "before the name", "removes"])

@@ -115,6 +115,12 @@ def seal(path: Path) -> None:
         file.write(len(text).to_bytes(8, "little") + text + tensors)
         file.flush()
         os.fsync(file.fileno())
+    _share(path)
+
+
+def _share(path: Path) -> None:
+    """Let those read the file who may read its folder: safetensors 0.8 lets its owner alone."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def check_seal(path: Path) -> None:
@@ -197,7 +203,9 @@ def publish(partial: Path, folder: Path) -> None:
 
 
 def sync(place: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
+    """Wait until a file, or a folder's list of names, is on the disk. Weights may be read by whom their folder lets in."""
+    if place.suffix == ".safetensors":
+        _share(place)
     if os.name == "nt":
         return  # Windows flushes nothing that is open for reading
     descriptor = os.open(place, os.O_RDONLY)

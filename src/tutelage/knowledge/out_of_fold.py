@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tutelage.artifacts import Manifest, sha256_of
+from tutelage.artifacts import Manifest, sha256_of, sync
 from tutelage.data.examples import Examples, content
 from tutelage.errors import TutelageError
 
@@ -43,6 +43,7 @@ def write(folder: Path, manifest: PredictionsManifest, logits: npt.NDArray[np.fl
     """Write logits ``(n, classes)``, then the manifest with their checksum, which is returned. A folder without a manifest is
     unfinished."""
     save_file({"logits": torch.from_numpy(logits)}, folder / LOGITS)
+    sync(folder / LOGITS)
     written = manifest.model_copy(update={"sha256": sha256_of(folder / LOGITS)})
     written.write(folder)
     return written
