@@ -334,7 +334,7 @@ def bad_sources(folder: Path) -> dict[str, tuple[list[str], str]]:
         "jis": (paths("jis.txt"), r"jis.txt is in ISO-2022-JP, not in UTF-8; convert it"),
         "cut": (paths("good.txt", "cut.txt.gz"), r"cut.txt.gz cannot be read \(.*\); check the file"),
         "no gzip": (paths("plain.txt.gz"), r"plain.txt.gz cannot be read \(.*\); check the file"),
-        "empty": (paths("empty.txt", "blank.txt"), r"'.*empty.txt', '.*blank.txt' contain no text; name"),
+        "empty": (paths("empty.txt", "blank.txt"), r"there is no text in '.*empty.txt', '.*blank.txt'; name"),
         "nothing": ([], "at least one source"),
     }
 

@@ -447,6 +447,11 @@ def test_verdict_where_distillation_did_not_pay(report: TaskReport, reached: flo
     assert "did not pay" in card(report)
 
 
+def test_a_class_with_a_comma_is_one_of_the_list(report: TaskReport) -> None:
+    report.labels = ["open", "balance, checking"]
+    assert "Labels: open, 'balance, checking'." in card(report)
+
+
 def test_a_difference_has_one_value(report: TaskReport) -> None:
     """Not that of the rounded scores beside that of the scores."""
     assert report.baseline is not None

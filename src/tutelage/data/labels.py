@@ -102,6 +102,11 @@ def unnamed(config: Any) -> bool:
     return label_names(config) == [f"LABEL_{i}" for i in range(config.num_labels)]
 
 
+def in_list(name: str) -> str:
+    """A class as a list of names shows it: quoted where its own comma would make it two."""
+    return repr(name) if "," in name else name
+
+
 def listed(names: Sequence[str]) -> str:
     """As errors name labels: the first of very many."""
     return ", ".join(map(repr, names[:6])) + (f" ... ({len(names)} in all)" if len(names) > 6 else "")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any, TypeGuard
 
+from tutelage.data.labels import in_list
+
 NBSP = "\u00a0"
 
 
@@ -105,7 +107,7 @@ def times(value: float) -> str:
 def label_list(labels: Sequence[str]) -> str:
     """The labels' names, the first of very many."""
     more = len(labels) - MOST_LABELS
-    return ", ".join(labels[:MOST_LABELS]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(in_list, labels[:MOST_LABELS])) + (f" and {more} more" if more > 0 else "")
 
 
 def device_text(name: str) -> str:

@@ -25,7 +25,7 @@ from tutelage.data.alignment import Place
 from tutelage.data.batches import Batch
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples, Rows, encode, token_places
-from tutelage.data.labels import Labels, class_counts, label_names, listed, places_of, unnamed
+from tutelage.data.labels import Labels, class_counts, in_list, label_names, listed, places_of, unnamed
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation.intervals import Metric
@@ -132,9 +132,9 @@ class Kind(ABC):
     def about(self, data: Data) -> str:
         """The labels of the training set, for the plan: the kind, the classes, and how often each occurs."""
         counts = class_counts(data.train.labels, data.labels)
-        first = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:20])
+        first = ", ".join(f"{in_list(name)} {count:,}" for name, count in list(counts.items())[:20])
         more = f" and {len(counts) - 20} more" if len(counts) > 20 else ""
-        return f"{self.name}, {len(counts)} classes: {first}{more}"
+        return f"{self.name}, {len(counts)} classes: {first}{more}" if counts else self.name
 
     def other_kinds(self, data: Data, outputs: int) -> dict[str, str]:
         """The kinds as which files with these labels can also be read, for a model with so many outputs, by their
@@ -208,7 +208,7 @@ class Kind(ABC):
         if places is None:
             more = [label for label in data.labels if label not in given]
             raise TutelageError(
-                f"the teacher {name!r} of the team knows the labels {listed(theirs)}, and would have to know "
+                f"the teacher {name!r} knows the labels {listed(theirs)}, and would have to know "
                 f"{listed(data.labels)}; "
                 + (
                     f"give another as {option('teacher')}, or name another first: the first knows {listed(more)} beside the data's"

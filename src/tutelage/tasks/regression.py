@@ -86,9 +86,7 @@ class Regression(TextKind):
 
     def columns(self, data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[int]:
         if config.num_labels != 1:
-            raise TutelageError(
-                f"the task is a regression, but the teacher {name!r} of the team has {config.num_labels} labels"
-            )
+            raise TutelageError(f"the task is a regression, but the teacher {name!r} has {config.num_labels} labels")
         self.check_problem(data, config, name)
         return [0]
 

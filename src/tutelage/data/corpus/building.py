@@ -113,7 +113,7 @@ def build(
             written.end()
             if not written.tokens:
                 names = [one if isinstance(one, str) else one.name for one in sources]
-                raise TutelageError(f"{', '.join(map(repr, names))} contain no text; name sources with text")
+                raise TutelageError(f"there is no text in {', '.join(map(repr, names))}; name sources with text")
             kept = copy.deepcopy(tokenizer)
             # Padding and truncation settings of earlier calls would change the saved files.
             kept.backend_tokenizer.no_padding()
