@@ -391,3 +391,17 @@ def test_the_tutorials_commands_reach_a_served_file(
         assert code == 0 or (code == 1 and words[0] == "gate"), error
         done.append(words[0])
     assert done == ["finetune", "distill", "evaluate", "export", "gate", "gate"]
+
+
+def test_an_unknown_option_that_is_a_setting_says_how_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, told in (
+        (["distill", "--teacher", "t", "--out", "o", "--lr", "1e-4"], "--set stages.*.lr=VALUE"),
+        (["distill", "--teacher", "t", "--out", "o", "--batch-size", "8"], "--set stages.*.batch_size=VALUE"),
+        (["distill", "--teacher", "t", "--out", "o", "--lrr", "8"], None),
+        (["evaluate", "m", "--lr", "1e-4"], None),  # takes no settings
+    ):
+        with pytest.raises(SystemExit) as end:
+            cli.main(words)
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and "No such option" in said and (told or "") in said
+        assert told is not None or "--set stages" not in said

@@ -105,6 +105,17 @@ def _check_text(word: str) -> None:
         raise TutelageError(f"{word!r:.200} is not UTF-8 text; rename it") from None
 
 
+def _as_setting(error: typer.TyperException) -> str:
+    """Of an unknown option that is a setting of stages: how it is given."""
+    name = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+    context = getattr(error, "ctx", None)
+    if not name or context is None or all(one.name != "settings" for one in context.command.params):
+        return ""
+    from tutelage.recipes.recipe import Stage
+
+    return f"; a setting of the stages: --set stages.*.{name}=VALUE" if name in Stage.model_fields else ""
+
+
 INTERRUPTED = 130
 """What typer makes of Ctrl-C that no run has handled."""
 
@@ -122,7 +133,11 @@ def main(words: Sequence[str] | None = None) -> None:
                 _check_text(word)
             code = app.main(words, prog_name="tutelage", standalone_mode=False)
         except (TutelageError, typer.TyperException) as error:
-            text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+            text = (
+                f"{error.format_message()}{_as_setting(error)}"
+                if isinstance(error, typer.TyperException)
+                else str(error)
+            )
             print(f"tutelage: {' '.join(text.replace('Value error, ', '').split())}", file=sys.stderr)
             sys.exit(2)
         except Exception as error:

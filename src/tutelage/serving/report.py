@@ -95,9 +95,7 @@ class ExportReport(_ExportPart):
     @property
     def example(self) -> str:
         """A text for ``serve.py``, quoted for a shell."""
-        if self.kind == "spans":
-            return r"$'A question?\tThe text that holds the answer.'"
-        return r"$'One text.\tThe other.'" if self.pairs else '"A text."'
+        return r"$'A question or first text.\tIts context or second text.'" if self.pairs else '"A text."'
 
     def __fspath__(self) -> str:
         """The folder: the result stands for it."""
