@@ -203,10 +203,11 @@ def _tapped_attention(
         scaling = kwargs.get("scaling")
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         Tap._reading._see_attention(query, key, value, scaling, bool(module.is_causal))
-    if kwargs.get("dropout") and query.device.type == "cpu" and not module.is_causal:
-        return _with_dropout(query, key, value, attention_mask, kwargs["dropout"], kwargs.get("scaling")), None
+    dropout = kwargs.get("dropout") or 0.0
+    if 0 < dropout < 1 and query.device.type == "cpu" and not module.is_causal:
+        return _with_dropout(query, key, value, attention_mask, dropout, kwargs.get("scaling")), None
     half = query.dtype is torch.bfloat16 and query.device.type == "cpu"
-    if half and query.requires_grad and query.shape[2] <= SHORT and not kwargs.get("dropout"):
+    if half and query.requires_grad and query.shape[2] <= SHORT and not dropout:
         # For short texts, the backward pass of PyTorch's fused CPU kernel is up to six times slower in bfloat16.
         mask = attention_mask
         if mask is not None and mask.dtype is not torch.bool:
