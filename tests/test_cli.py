@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import LABELS, sentences, tiny_model, write_csv
+from pydantic import BaseModel
 from rich.table import Table
 
 from tutelage import api, cli
@@ -405,3 +406,17 @@ def test_an_unknown_option_that_is_a_setting_says_how_it_is_given(capsys: pytest
         said = capsys.readouterr().err
         assert end.value.code == 2 and "No such option" in said and (told or "") in said
         assert told is not None or "--set stages" not in said
+
+
+def test_fields_are_shown_as_words(capsys: pytest.CaptureFixture[str]) -> None:
+    class Found(BaseModel):
+        filtered: bool = True
+        dev: list[str] = ["dev", "more"]
+        tokens: int = 12345
+
+    shown.show("store_inspect", Found(), as_json=False)
+    assert [line.strip().split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
+        ["filtered", "yes"],
+        ["dev", "dev, more"],
+        ["tokens", "12,345"],
+    ]

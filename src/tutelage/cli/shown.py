@@ -97,9 +97,16 @@ def _fields(found: BaseModel) -> None:
     """Names and values, one a line."""
     table = Table(show_header=False, box=None)
     for name, value in found.model_dump(mode="json").items():
-        shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-        table.add_row(name.replace("_", " "), shown)
+        table.add_row(name.replace("_", " "), _field(value))
     _show(table)
+
+
+def _field(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _result(result: Result) -> None:
