@@ -7,7 +7,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from tutelage.errors import TutelageError
 from tutelage.tasks import KINDS
-from tutelage.tasks.metrics import value_of
+from tutelage.tasks.metrics import no_better, value_of
 
 
 def score(names, logits, labels, kind, positive=1):
@@ -77,11 +77,26 @@ def test_constant_predictions_score_zero_and_do_not_warn():
     assert nothing == {"micro_f1": 0.0, "macro_f1": 0.0}
 
 
+def test_a_coin_toss_is_no_better_than_a_constant_answer() -> None:
+    """Its macro F1 is above that of a constant answer, which names one class alone. A model that finds a rare class is better,
+    though its accuracy is not."""
+    names = ("accuracy", "macro_f1")
+    labels = (np.arange(240) % 20 >= 11).astype(np.int64)
+    constant = {name: chance(name, labels, "classification") for name in names}
+    tossed = score(names, logits_of((np.arange(240) // 20 % 2).tolist(), 2), labels, "classification")
+    assert tossed["macro_f1"] > 0.45 and no_better(tossed, constant, 240)
+    rare = (np.arange(400) % 20 == 0).astype(np.int64)
+    found = np.where(np.arange(400) % 20 < 2, 1, 0)  # every one, and as many others
+    scores = score(names, logits_of(found.tolist(), 2), rare, "classification")
+    constant = {name: chance(name, rare, "classification") for name in names}
+    assert scores["accuracy"] <= constant["accuracy"] and not no_better(scores, constant, 400)
+
+
 def test_chance():
     labels = np.array([0, 0, 0, 1, 1])
     assert chance("accuracy", labels, "classification") == pytest.approx(3 / 5)
     assert chance("micro_f1", labels, "classification") == pytest.approx(3 / 5)
-    assert chance("macro_f1", labels, "classification") == pytest.approx((6 / 8) / 2)
+    assert chance("macro_f1", labels, "classification") == pytest.approx(1 / 2)  # of guesses; a constant has 6/8/2
     assert chance("f1", labels, "classification") == pytest.approx(4 / 7)
     assert chance("mcc", labels, "classification") == 0
     assert chance("pearson", np.array([1.0, 2.0], dtype=np.float32), "regression") == 0

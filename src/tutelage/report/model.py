@@ -313,7 +313,8 @@ class TaskReport(Block):
     selected_by: list[str] = Field(default_factory=list)
     """Metrics whose mean on the validation split chose the epoch. Empty: ``metric``."""
     chance: Scores = Field(default_factory=dict)
-    """All metrics of the best constant answer, on the first part of the evaluation set. Empty in reports of older versions."""
+    """All metrics of the best constant answer, for macro F1 of guesses where they score more, on the first part of the evaluation
+    set. Empty in reports of older versions."""
     labels: list[str]
     """Class names in the order of the logits; empty for a regression."""
     data: DataEntry

@@ -66,6 +66,12 @@ class Classification(TextKind):
         """The most frequent class, for ``f1`` the class ``positive``."""
         return np.asarray(positive if name == "f1" else np.bincount(labels).argmax())
 
+    def chance(self, name: str, labels: Labels, positive: int = 1) -> float:
+        """The metric of the best constant answer. Macro F1 of guesses is more: where they are as frequent as the classes, one over
+        the number of classes."""
+        found = super().chance(name, labels, positive)
+        return max(found, 1 / len(np.unique(labels))) if name == "macro_f1" else found
+
     def judged(
         self, logits: npt.NDArray[np.float32], labels: Labels
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
