@@ -341,10 +341,15 @@ def test_a_stopped_run_reads_its_trials(tmp_path: Path) -> None:
     found = trials.Trials(chosen="b", steps=3, texts=5, tried=[])
     (tmp_path / trials.START).write_text(signed(found.model_dump(mode="json")), encoding="utf-8")
 
+    part = tmp_path / "start.part.json"
+    part.write_text("killed before this was removed")
+
     def never() -> list[trials.Trial]:
         raise AssertionError("tried again")
 
-    assert trials.best_of(tmp_path / trials.START, None, never, 3) == found  # type: ignore[arg-type]
+    ground: Any = SimpleNamespace(accelerator=SimpleNamespace(is_main_process=True))
+    assert trials.best_of(tmp_path / trials.START, ground, never, 3) == found
+    assert not part.exists()
 
 
 class Killed(Exception):

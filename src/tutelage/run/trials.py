@@ -220,9 +220,11 @@ def rank(one: Trial) -> tuple[bool, float]:
 
 def best_of(place: Path, ground: Ground, trials: Callable[[], Iterable[Trial]], steps: int) -> Trials:
     """Make the trials, but for those that a stopped run has made, and say which is best."""
-    if place.exists():
-        return Trials.model_validate(read_signed(place))
     part, tried = place.with_suffix(".part.json"), list[Trial]()
+    if place.exists():
+        if ground.accelerator.is_main_process:
+            part.unlink(missing_ok=True)  # a run that was killed between the two files left it
+        return Trials.model_validate(read_signed(place))
     if part.exists():
         ground.finished.update({name: Trial.model_validate(one) for name, one in read_signed(part).items()})
     for one in trials():
