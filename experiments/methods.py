@@ -43,6 +43,11 @@ SCRIPT.add_argument("--steps", type=int, default=200, help="optimiser steps of e
 SCRIPT.add_argument("--lr", type=float, default=2e-4, help="peak rate of every stage")
 
 
+ASSISTED = (
+    " The student of `takd` is made of 3 of the 4 layers of its assistant, so its start is not that of the others."
+)
+
+
 def data_of(arguments: Arguments, task: str) -> DataConfig:
     """A task's texts: of GLUE, of CLINC150, or the sentences of CoNLL-2003."""
     if task == "conll":
@@ -108,7 +113,7 @@ def page(results: Results) -> Results:
         return {
             **values,
             "takeaway": "No run is finished.",
-            **dict.fromkeys(("methods", "contrasts", "metrics", "seeds", "staged"), ""),
+            **dict.fromkeys(("methods", "contrasts", "metrics", "seeds", "staged", "assisted"), ""),
         }
     report = CompareReport.model_validate(results["compare"])
     tasks = [task.name for task in report.tasks]
@@ -148,6 +153,7 @@ def page(results: Results) -> Results:
         "metrics": ", ".join(f"{task.name}: {task.metric}" for task in report.tasks),
         "seeds": len(report.seeds),
         "staged": listed(staged),
+        "assisted": ASSISTED if "takd" in methods else "",
     }
 
 
