@@ -32,7 +32,6 @@ def links(config: RunConfig) -> list[RunConfig]:
             f"teacher assistants are between a teacher model and a student; give {option('teacher')} FOLDER"
         )
     found: list[RunConfig] = []
-    first = str(config.teacher)
     teacher = anatomy.shape_of(load_config(str(config.teacher)))
     for number, assistant in enumerate(recipe.assistants, start=1):
         own = recipe.of(assistant)
@@ -40,21 +39,21 @@ def links(config: RunConfig) -> list[RunConfig]:
             student = own.student.of(teacher.layers, _shape(recipe.student, teacher).layers)
             own = own.model_copy(update={"student": student})
         update = {"recipe": own, "baseline": False, "served": False, "out": str(out / FOLDER / str(number))}
-        found.append(config.model_copy(update=update | _taught(found, first)))
+        found.append(config.model_copy(update=update | _taught(found)))
         teacher = _shape(own.student, teacher)
     update = {"recipe": recipe.model_copy(update={"assistants": []})}
-    found.append(config.model_copy(update=update | _taught(found, first)))
+    found.append(config.model_copy(update=update | _taught(found)))
     _check_sizes(found)
     return found
 
 
-def _taught(before: list[RunConfig], first: str) -> dict[str, str | None]:
+def _taught(before: list[RunConfig]) -> dict[str, str | None]:
     """The teacher of the next run, and the first. A store that is named is the first teacher's."""
     if not before:
         return {}
     store = before[-1].teacher_store
     teacher = str(Path(str(before[-1].out)) / "student")
-    return {"teacher": teacher, "first_teacher": first, "teacher_store": store if store == "auto" else None}
+    return {"teacher": teacher, "first_teacher": before[0].teacher, "teacher_store": store if store == "auto" else None}
 
 
 def trained(config: RunConfig) -> list[StudentEntry]:

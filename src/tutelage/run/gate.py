@@ -174,7 +174,8 @@ def _retention(report: TaskReport, export: ExportReport | None, limit: float) ->
             f"older version); leave out {option('min_retention')}, or repeat the run"
         )
     texts = report.data.evaluation // len(report.student.scores)  # the difference is that of one part
-    value, low, of = (
+    base, value, low, of = (
+        teacher.score,
         report.student.score,
         teacher.score + _low(over, texts, "evaluation set"),
         f"{report.metric} of the student over the teacher's, {texts:,} texts",
@@ -186,17 +187,15 @@ def _retention(report: TaskReport, export: ExportReport | None, limit: float) ->
                 f"the exported files were not scored by {report.metric}; repeat the export with the run's texts, or check "
                 f"{option('min_retention')} on the run's folder"
             )
-        if (same := _served(report, export)) is not None:
-            return _of_served(*same, export, report.metric, limit)
-        # Both ends are those of 95 % intervals: their sum lies below the whole change at least as often.
-        value, low, of = (
-            value + side.change.value,
-            low + _low(side.change, export.texts, "set of texts that the export was checked on"),
-            f"{report.metric} of {side.file} over the teacher's, {min(texts, export.texts):,} texts",
-        )
-    return Condition(
-        name="retention", value=value / teacher.score, bound=low / teacher.score, limit=limit, at_least=True, of=of
-    )
+        of = f"{report.metric} of {side.file} over the teacher's, {min(texts, export.texts):,} texts"
+        if (measured := _served(report, export)) is not None:
+            base, whole = measured
+            value, low = base + whole.value, base + _low(whole, export.texts, "evaluation set")
+        else:
+            # Both ends are those of 95 % intervals: their sum lies below the whole change at least as often.
+            value += side.change.value
+            low += _low(side.change, export.texts, "set of texts that the export was checked on")
+    return Condition(name="retention", value=value / base, bound=low / base, limit=limit, at_least=True, of=of)
 
 
 def _served(report: TaskReport, export: ExportReport) -> tuple[float, Difference] | None:
@@ -208,13 +207,6 @@ def _served(report: TaskReport, export: ExportReport) -> tuple[float, Difference
     if side.name != "int8" or ours is None or theirs is None or ours.scores != side.scores or theirs.score <= 0:
         return None
     return theirs.score, served.against_teacher
-
-
-def _of_served(teacher: float, over: Difference, export: ExportReport, metric: str, limit: float) -> Condition:
-    low = _low(over, export.texts, "evaluation set")
-    of = f"{metric} of {export.sides[-1].file} over the teacher's, {export.texts:,} texts"
-    value, bound = 1 + over.value / teacher, 1 + low / teacher
-    return Condition(name="retention", value=value, bound=bound, limit=limit, at_least=True, of=of)
 
 
 def _low(difference: Difference, texts: int, where: str) -> float:

@@ -76,8 +76,9 @@ def _lead(run: TaskRun, workspace: Workspace) -> Lead | None:
         return Lead(
             source, first, {name: replace(dev[name], examples=texts.dev[name].examples) for name in dev}, logits
         )
-    named = taught.store is not None and not taught.source.has_weights
-    name = taught.store.manifest.teacher if named and taught.store is not None else str(run.config.teacher)
+    name = str(run.config.teacher)
+    if taught.store is not None and not taught.source.has_weights:
+        name = taught.store.manifest.teacher
     return Lead(
         taught.source, name, texts.dev, {part: taught.logits[part] for part in texts.dev if part in taught.logits}
     )

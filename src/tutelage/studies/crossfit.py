@@ -31,6 +31,7 @@ from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.specs import origin_of
 from tutelage.tasks import kind_of, known_kinds
+from tutelage.tasks.kind import TextKind
 from tutelage.tasks.load import load_data
 from tutelage.tasks.metrics import no_better
 from tutelage.teachers.source import Source
@@ -85,8 +86,8 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Predictio
     assert logits is not None
     known = data.train.labelled
     right = float((logits.argmax(axis=1) == data.train.labels)[known].mean()) if kind.single_label else None
-    if right is not None:
-        most = float(np.bincount(data.train.labels[known]).max() / known.sum())
+    if right is not None and isinstance(kind, TextKind):
+        most = kind.chance("accuracy", data.train.labels[known])
         if no_better({"accuracy": right}, {"accuracy": most}, int(known.sum())):
             Display(quiet).say(
                 f"warning: the predictions are no better than a constant answer: accuracy {right:.3f}, and {most:.3f}; train "
