@@ -349,7 +349,7 @@ def _score_row(found: list[tuple[str, ModelEntry]], part: str, metric: str) -> M
     values = {who: entry.scores.get(part, {}).get(metric) for who, entry in found}
     ours, theirs, other = values["student"], values.get("teacher"), values.get("baseline")
     ratio = percent(ours / theirs) if finite(ours) and finite(theirs) and theirs > 0 else ""
-    added = signed(round(ours, 3) - round(other, 3)) if finite(ours) and finite(other) else ""
+    added = signed(round(ours - other, 3)) if finite(ours) and finite(other) else ""
     cells = {who: score_text(value) for who, value in values.items()}
     return Measure(f"{words(metric)}, {part}", cells, ratio, added)
 

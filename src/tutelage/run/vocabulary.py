@@ -44,9 +44,10 @@ def entry(
         before = reader.kind.encode(texts.examples, vocabulary.whole, reader.limit, reader.stride)
         found[name] = one = _coverage(before, texts.student, vocabulary)
         if one.tokens < POOR:
+            more = f" ({option('unlabeled')} FILE)" if reader.kind.takes_unlabelled else ""
             warnings.append(
                 f"{1 - one.tokens:.0%} of the tokens of {name} are no pieces of the trimmed vocabulary and are spelled with "
-                f"shorter ones; give more texts like them ({option('unlabeled')} FILE), or leave out vocabulary=trimmed"
+                f"shorter ones; give more texts like them{more}, or leave out vocabulary=trimmed"
             )
     removed = (vocabulary.rows - len(vocabulary.kept)) * width
     return VocabularyEntry(

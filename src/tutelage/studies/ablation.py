@@ -101,7 +101,7 @@ def ablate(
             raise TutelageError(f"there is no row {arm!r} in the tables; choose from {', '.join(ARMS)}")
     if data.candidates is None:
         raise TutelageError(
-            "without augmented texts no row differs from that without augmentation (no_da); give "
+            "without augmented texts every row would be trained without augmentation, as no_da is; give "
             f"{option('candidates')} FOLDER (tutelage augment writes it)"
         )
     students, own = Path(general or f"{out}/general"), parsed(settings)
