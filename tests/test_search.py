@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from test_cli import invoke
 
 from tutelage import api
 from tutelage.cli.shown import show
@@ -243,11 +244,25 @@ def test_the_best_under_a_budget() -> None:
         fitting = [trial for trial in tried if trial.bytes_per_example <= budget]
         assert found.best_under(budget).score == max((trial.score for trial in fitting), default=1.0)
     assert found.best_under(41) == early  # which shorter training had ruled out: nothing else is so small
-    with pytest.raises(
-        TutelageError, match=r"at most 40 bytes per example; the smallest, 9l_1t_1h, top 8, has 41;"
-    ) as error:
-        found.best_under(40)
-    assert "\n" not in str(error.value)
+    assert found.best_under(40) is None
+
+
+def test_a_search_with_nothing_under_its_budget_ends_with_exit_code_1(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is finished, and no mistake of the user: the table is shown, JSON is whole."""
+    tried = sorted(trials(9, 3), key=lambda trial: trial.bytes_per_example)
+    monkeypatch.setattr(search, "search_knowledge", lambda *_, under, **how: made_up(tried, under=under))
+    words = ["search-knowledge", "--teacher", teacher_folder / "teacher", "--train", teacher_folder / "train.csv"]
+    words += ["--out", tmp_path / "out", "--under"]
+    code, shown, error = invoke(*words, "1")
+    smallest = f"at most 1 bytes per example: the smallest, {tried[0].name}, has "
+    assert code == 1 and not error and smallest in shown and tried[0].name in shown.partition("No conf")[0]
+    code, out, _ = invoke(*words, "1", "--json")
+    assert code == 1 and json.loads(out)["best_under"] is None
+    code, out, _ = invoke(*words, "1000000", "--json")
+    assert code == 0 and json.loads(out)["best_under"]
+    assert invoke(*words[:-1])[0] == 0
 
 
 def test_the_picture_is_whole_and_what_it_says_is_escaped() -> None:

@@ -321,7 +321,7 @@ def search_knowledge(
         student: Fields of the method's student to replace, sizes of a new network, or a checkpoint. Default: ROSITA6.
         trials: Configurations to try; the first rung trains all of them, each later one the best third.
         seeds: Runs of each configuration in the last rung; earlier rungs have one.
-        under: Limit in bytes per example; the best configuration within it is named.
+        under: Limit in bytes per example; the best configuration within it is named. If all are larger, the exit code is 1.
         hidden_epochs: Epochs on hidden states in the last rung; a third of it in the rung before, and so on.
         prediction_epochs: Epochs on predictions in the last rung; a third of it in the rung before, and so on.
         lr: Peak learning rate of both stages. Default: the method's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -67,7 +68,7 @@ def _tree(result: Any) -> Any:
         return result.report
     if hasattr(result, "chosen"):
         best = result.chosen
-        more = {} if best is None else {"best_under": best.model_dump(mode="json")}
+        more = {} if result.under is None else {"best_under": None if best is None else best.model_dump(mode="json")}
         return {**result.model_dump(mode="json", exclude={"under"}), **more}
     if is_dataclass(result) and not isinstance(result, type):
         return asdict(result)
@@ -185,6 +186,12 @@ def _search(found: Search) -> None:
             f"Best of at most {found.under:,.0f} bytes per example: {best.name}, {best.bytes_per_example:,.0f} bytes, "
             f"{found.metric} {best.score:.4f}{early}; --method minimum_knowledge --set hidden.keep={best.keep} "
             f"--set hidden.top={best.top}"
+        )
+    elif found.under is not None:
+        least = found.trials[0]  # the smallest is first
+        _say(
+            f"No configuration that was tried has at most {found.under:,.0f} bytes per example: the smallest, {least.name}, has "
+            f"{math.ceil(least.bytes_per_example):,}. Allow that (--under), or try more (--trials)."
         )
 
 

@@ -9,7 +9,6 @@ from itertools import pairwise
 import numpy as np
 from pydantic import BaseModel
 
-from tutelage.errors import TutelageError
 from tutelage.report.numbers import bytes_text
 from tutelage.report.templates import render
 from tutelage.report.words import words
@@ -71,27 +70,18 @@ class Search(BaseModel):
 
     @property
     def chosen(self) -> SearchTrial | None:
-        """The best configuration within the budget, if there is one.
-
-        Raises:
-            TutelageError: when all that were tried are larger.
-        """
+        """The best configuration within the budget; None without a budget, and when all that were tried are larger."""
         return None if self.under is None else self.best_under(self.under)
 
-    def best_under(self, budget: float) -> SearchTrial:
-        """The best configuration of at most ``budget`` bytes per example.
+    @property
+    def passed(self) -> bool:
+        """Whether a configuration is within the budget, if there is one."""
+        return self.under is None or self.chosen is not None
 
-        Raises:
-            TutelageError: when all that were tried are larger.
-        """
-        fitting = [trial for trial in self.trials if trial.bytes_per_example <= budget]
-        if not fitting:
-            least = min(self.trials, key=lambda trial: trial.bytes_per_example)
-            raise TutelageError(
-                f"no configuration that was tried has at most {budget:,.0f} bytes per example; the smallest, {least.name}, "
-                f"has {math.ceil(least.bytes_per_example):,}; allow that, or try more with --trials"
-            )
-        return min(fitting, key=lambda trial: trial.rank)
+    def best_under(self, budget: float) -> SearchTrial | None:
+        """The best configuration of at most ``budget`` bytes per example; None when all that were tried are larger."""
+        fitting = (trial for trial in self.trials if trial.bytes_per_example <= budget)
+        return min(fitting, key=lambda trial: trial.rank, default=None)
 
 
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 844.0, 58.0, 420.0
