@@ -394,6 +394,14 @@ def plan(root: Path, **more: Any) -> dict[str, Any]:
         ({"seeds": 0}, "plan.yaml: seeds"),
         ({"stepz": 3}, "plan.yaml: stepz: there is no such field"),
         ({"tasks": [], "task": "sst2"}, "plan.yaml: task: there is no such field; a plan has tasks, methods"),
+        (
+            {"settings": {"stages.*.last_token.layers": [1]}},
+            "settings stages.*.last_token.layers: there is no such setting",
+        ),
+        (
+            {"methods": ["pkd", {"method": "kd", "settings": {"stages.*.first_token.layers": [1]}}]},
+            "settings stages.*.first_token.layers: there is no such setting",
+        ),
         ({"steps": 1, "methods": ["tinybert"]}, "steps 1 is fewer than the 2 stages"),
         ({"students": ["layers=x"]}, "student 'layers=x'"),
         (
@@ -411,6 +419,29 @@ def test_mistakes_are_one_line_before_anything_is_written(
     with pytest.raises(TutelageError, match=words) as error:
         api.compare(path, out=tmp_path / "out", quiet=True)
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_a_setting_is_for_the_methods_that_have_it(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The remedy of a cell that cannot be run names a term that other methods lack."""
+    configs: dict[str, RunConfig] = {}
+    pretended = pretend(finished)
+
+    def run(config: RunConfig, **how: Any) -> None:
+        configs[config.recipe.method] = config
+        pretended(config, **how)
+
+    monkeypatch.setattr(launch, "run", run)
+    settings = {"stages.*.first_token.layers": [1], **SHORT}
+    common = given(teacher_folder, methods=["kd,pkd"], settings=settings, store=False, quiet=False)
+    found = api.compare(out=tmp_path / "out", **common)
+    terms = {name: {term.kind: term for term in config.recipe.stages[0].objective} for name, config in configs.items()}
+    assert terms["pkd"]["first_token"].layers == [1] and "first_token" not in terms["kd"]
+    assert {config.recipe.stages[0].lr for config in configs.values()} == {1e-3}
+    note = "The setting stages.*.first_token.layers does not exist in kd, and is left out there."
+    assert found.notes[0] == note and note in " ".join(capsys.readouterr().err.split())
+    assert not any("lr" in line for line in found.notes)
 
 
 def test_one_impossible_cell_is_named_and_recorded(
@@ -452,9 +483,10 @@ def test_the_plan_of_the_guide_is_one() -> None:
     assert [method.called for method in found.methods] == ["kd", "compact", "kd, T=4"]
     assert [task.students for task in found.tasks] == [(), ("layers=2",)]
     for task in found.tasks:
-        for method in found.methods:
-            recipe = api.recipe(method.method).recipe
-            comparing._config(found, task, method, "layers=3", lambda *names, recipe=recipe: recipe)
+        runs = comparing._configs(found, task, lambda method, *_: api.recipe(method.method).recipe)
+        assert {name: run.recipe.stages[0].batch_size for (_, name, _), run in runs.items()} == dict.fromkeys(
+            ("kd", "compact", "kd, T=4"), 32
+        )
 
 
 def test_a_plan_and_a_folder_that_do_not_fit(teacher_folder: Path, tmp_path: Path) -> None:

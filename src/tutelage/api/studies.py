@@ -162,7 +162,7 @@ def compare(
         served: Measure teachers, and students of the first method and seed, in ONNX and int8 too (needs the extra onnx).
         store: Keep the teacher's knowledge of a task's texts on disk, once for all runs that need the same of it.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here. Default: no.
-        settings: Any setting of all runs as path=value: stages.*.batch_size=16.
+        settings: Any setting of the runs as path=value, for the methods that have it: stages.*.batch_size=16.
         plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         launcher: Where runs are carried out: local, one after another; ray, side by side on a Ray cluster (needs the extra ray).
         quiet: Print nothing.

@@ -77,6 +77,12 @@ def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
     return validated(tree, option("settings"))
 
 
+def has_setting(config: RunConfig, path: str) -> bool:
+    """Whether a path finds something in a run."""
+    wanted = path.split(".")
+    return any(_fits(wanted, [name for name, _ in place]) for place, _ in _places(config.model_dump(mode="json")))
+
+
 def setting(settings: Settings, path: str, default: Any = None) -> Any:
     """The value that settings give to the full ``path``, for what has to be known before there is a run."""
     values = [value for short, value in parsed(settings).items() if _fits(short.split("."), path.split("."))]

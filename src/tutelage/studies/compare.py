@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tutelage.artifacts import checksum_of, write_json, write_text
 from tutelage.data.examples import Data
@@ -33,7 +34,7 @@ from tutelage.recipes.config import (
     with_places,
 )
 from tutelage.recipes.recipe import Recipe
-from tutelage.recipes.settings import run_config
+from tutelage.recipes.settings import has_setting, run_config, with_settings
 from tutelage.report import compared_page, compared_tables
 from tutelage.report.compared import REPORT, CompareReport, QueueEntry
 from tutelage.report.model import REPORT as RUN_REPORT
@@ -139,12 +140,16 @@ def compare(
     with locked(out), Display(quiet) as display:
         check_folder(folder, FILE, "comparison", None)
         _check_arms(queue, refusals, read, display)
+        left_out = _left_out(plan, queue)
+        for note in left_out:
+            display.say(f"note: {note}")
         take_folder(folder, FILE, to_yaml(plan))
         results = _carried_out(queue, folder, display, launcher, plugins)
         finished = [found for found, _ in results if found is not None]
         entries = [cell.entry(folder, *result) for cell, result in zip(queue, results, strict=True)]
         display.say("resampling the evaluation examples ...")
-        report = conclusions(plan.against or plan.methods[0].called, plan.seeds, out, grounds, finished, entries)
+        found = conclusions(plan.against or plan.methods[0].called, plan.seeds, out, grounds, finished, entries)
+        report = found.model_copy(update={"notes": [*left_out, *found.notes]})
         write_json(folder / REPORT, report)
         write_text(folder / "compare.html", compared_page.page(report))
         write_text(folder / "compare.tex", compared_tables.latex(report))
@@ -235,11 +240,7 @@ def _queue(
     refusals: dict[Arm, str | None] = {}
     taught: dict[str, str] = {}
     for task in plan.tasks:
-        arms = {
-            (task.called, method.called, student): _config(plan, task, method, student, recipe_of)
-            for method in plan.methods
-            for student in task.students or plan.students
-        }
+        arms = _configs(plan, task, recipe_of)
         _check_shared(task.called, arms)
         data = read(task.data)
         kind = kind_of(data.kind)
@@ -391,17 +392,54 @@ def _key(config: RunConfig, teacher: str, texts: str, contents: Callable[[str], 
     return checksum_of({**tree, "teacher": teacher, "texts": texts})[:16]
 
 
-def _config(
+def _configs(plan: ComparePlan, task: TeacherTask, recipe_of: RecipeOf) -> dict[Arm, RunConfig]:
+    """The run of each method with each student. A setting of the plan is for those that have it.
+
+    Raises:
+        TutelageError: none has it.
+    """
+    plain = {
+        (task.called, method.called, student): _plain(plan, task, method, student, recipe_of)
+        for method in plan.methods
+        for student in task.students or plan.students
+    }
+    having = {path: {arm for arm, config in plain.items() if has_setting(config, path)} for path in plan.settings}
+    own = {method.called: method.settings for method in plan.methods}
+    found = {}
+    for arm, config in plain.items():
+        # A path that no run has yet may be that of a part which an earlier setting adds; else this refuses it.
+        shared = {path: value for path, value in plan.settings.items() if arm in having[path] or not having[path]}
+        found[arm] = with_settings(config, {**shared, **own[arm[1]]})
+    return found
+
+
+def _left_out(plan: ComparePlan, queue: Sequence[QueuedRun]) -> list[str]:
+    """Which settings of the plan not all methods have."""
+    arms = {(cell.task, cell.method, cell.student): cell.config for cell in queue}
+    notes = []
+    for path in plan.settings:
+        without = dict.fromkeys(arm[1] for arm, config in arms.items() if not has_setting(config, path))
+        if without:
+            notes.append(f"The setting {path} does not exist in {', '.join(without)}, and is left out there.")
+    return notes
+
+
+def _plain(
     plan: ComparePlan, task: TeacherTask, method: ComparedMethod, student: str, recipe_of: RecipeOf
 ) -> RunConfig:
+    """A run before any setting."""
     recipe = recipe_of(method, student, task.data.task)
     if recipe.takes_teachers:
         raise TutelageError(
             f"the method {method.method!r} learns from several teachers; compare takes methods with one teacher"
         )
-    fields = {"teacher": task.teacher, "baseline": plan.baseline, "mixed_precision": plan.mixed_precision}
+    fields: dict[str, Any] = {
+        "teacher": task.teacher,
+        "baseline": plan.baseline,
+        "mixed_precision": plan.mixed_precision,
+    }
     data = task.data.model_dump(mode="json", exclude_unset=True)
-    return run_config(recipe, data, {**plan.settings, **method.settings}, **fields)
+    return run_config(recipe, data, **fields)
 
 
 def _check_shared(task: str, arms: Mapping[Arm, RunConfig]) -> None:
