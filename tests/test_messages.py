@@ -16,7 +16,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tutelage import api
 from tutelage.cli import main
 from tutelage.data.config import DataConfig
-from tutelage.data.readers.files import read_texts
+from tutelage.data.readers.files import read_table, read_texts
+from tutelage.data.readers.squad import read_squad
 from tutelage.errors import TutelageError, command_line, option
 from tutelage.tasks.load import load_data
 
@@ -59,8 +60,17 @@ def test_a_reader_without_options_recommends_none(tmp_path: Path) -> None:
     with command_line(["attention-report"]), pytest.raises(TutelageError, match=r"line 3 has no text; correct it$"):
         read_texts(gap)
     bare = written(tmp_path / "bare.csv", "12,13\na,1\n")
-    with command_line(["attention-report"]), pytest.raises(TutelageError, match=r"set text to one of them$"):
+    with command_line(["attention-report"]), pytest.raises(TutelageError, match=r"set --text to one of them$"):
         read_texts(bare)
+    for name, content in (("l.json", '[["a", 1], ["b", 0]]'), ("l.jsonl", '["a", 1]\n["b", 0]\n')):
+        lists = written(tmp_path / name, content)
+        with command_line(["attention-report"]), pytest.raises(TutelageError, match=r"have no names; write objects$"):
+            read_texts(lists)
+        with command_line(["distill"]), pytest.raises(TutelageError, match=r"pass --no-header and number them"):
+            read_table(lists, ("text",))
+    flat = written(tmp_path / "flat.json", '[{"id": "1", "context": "A word.", "ask": "What?"}]')
+    with pytest.raises(TutelageError, match=r"no column 'question'.*; rename one of them to 'question'$"):
+        read_squad(flat, "dev")
 
 
 def test_objects_in_memory_are_named_as_they_were_given(pair: tuple[object, object]) -> None:

@@ -83,7 +83,7 @@ def read_texts(path: Path, column: str = "text") -> list[str]:
     Raises:
         TutelageError: as :func:`read_table`, or a row has no text.
     """
-    table = read_table(path, (column,)) if ending_of(path) in TABLES else read_lines(path)
+    table = read_table(path, (column,), switch=False) if ending_of(path) in TABLES else read_lines(path)
     table.has_options = False
     texts = table.texts("text" if ending_of(path) == ".txt" else column, "text")
     table.kept(skip=False)
@@ -97,7 +97,9 @@ def ending_of(path: Path) -> str:
     return ".parquet.gz" if ending == ".parquet" and name.endswith(".gz") else ending
 
 
-def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True, *, whole: bool = False) -> FileTable:
+def read_table(
+    path: Path, wanted: Sequence[str] = (), header: bool = True, *, whole: bool = False, switch: bool = True
+) -> FileTable:
     """The rows of a file that ends in one of :data:`TABLES` (each but .parquet also with .gz).
 
     Args:
@@ -105,6 +107,7 @@ def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True, *, w
         wanted: Columns that will be asked for. A file may have others, of which a Parquet file gives no cells.
         header: Whether columns have names; see :func:`read_delimited` and :func:`read_rows`.
         whole: Read the cells of the other columns too.
+        switch: Whether the reader has the option ``header``, which errors may then name.
 
     Raises:
         TutelageError: the file is missing, is a directory, has another ending, is no text in a known encoding, cannot be read or
@@ -126,7 +129,7 @@ def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True, *, w
     if ending in (".csv", ".tsv"):
         table = read_delimited(path, text, "\t" if ending == ".tsv" else ",", wanted, header)
     else:
-        table = read_rows(title, text, wanted, header)
+        table = read_rows(title, text, wanted, header, switch)
     table.notes[:0] = notes
     return _of_object(table) if title is not path else table
 

@@ -29,7 +29,7 @@ def parsed(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def read_rows(path: Path, text: str, wanted: Sequence[str], header: bool) -> FileTable:
+def read_rows(path: Path, text: str, wanted: Sequence[str], header: bool, switch: bool = True) -> FileTable:
     """The table that a JSON text holds.
 
     Read are: one object (or, without ``header``, one list) a line; a list of these; a dict of columns, each a list or a dict by
@@ -40,6 +40,7 @@ def read_rows(path: Path, text: str, wanted: Sequence[str], header: bool) -> Fil
         text: The content, without a byte order mark.
         wanted: Columns that are asked for; they tell a dict of columns from a dict of rows.
         header: False for rows that are lists, whose columns are ``"0"``, ``"1"``, ...
+        switch: Whether the reader has this option, which errors may then name.
 
     Raises:
         TutelageError: it is no JSON, or has another shape.
@@ -50,12 +51,12 @@ def read_rows(path: Path, text: str, wanted: Sequence[str], header: bool) -> Fil
         whole = error
     else:
         if isinstance(tree, list):
-            return _of_rows(path, tree, None, {}, header)
+            return _of_rows(path, tree, None, {}, header, switch)
         if isinstance(tree, dict) and any(isinstance(value, list | dict) for value in tree.values()):
-            found = _of_dict(path, tree, wanted, header)
+            found = _of_dict(path, tree, wanted, header, switch)
             if found is not None:
                 return found
-        return _of_rows(path, [tree], [1], {}, header)
+        return _of_rows(path, [tree], [1], {}, header, switch)
     rows, lines, bad = list[Any](), list[int](), dict[int, str]()
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -71,7 +72,7 @@ def read_rows(path: Path, text: str, wanted: Sequence[str], header: bool) -> Fil
         raise TutelageError(
             f"{path}{at}: not JSON ({_reason(whole)}); correct it: one object a line, or a list of objects"
         )
-    return _of_rows(path, rows, lines, bad, header)
+    return _of_rows(path, rows, lines, bad, header, switch)
 
 
 def stream_rows(path: Path, read: Callable[[], Iterator[str]], header: bool) -> FileTable | None:
@@ -137,15 +138,18 @@ def _reason(error: ValueError) -> str:
     return error.msg if isinstance(error, json.JSONDecodeError) else str(error).partition(";")[0]
 
 
-def _of_rows(path: Path, rows: Sequence[Any], lines: list[int] | None, bad: dict[int, str], header: bool) -> FileTable:
+def _of_rows(
+    path: Path, rows: Sequence[Any], lines: list[int] | None, bad: dict[int, str], header: bool, switch: bool
+) -> FileTable:
     """A table of rows that are objects, or without ``header`` lists."""
     if not rows:
         raise TutelageError(f"{path} has no rows; give a file with rows")
     lists = sum(isinstance(row, list) for row in rows)
     if header and 2 * lists > len(rows):
+        numbered = f", or pass {option('header', False)} and number them: {numbers()}" if switch else ""
         raise TutelageError(
             f"{path}: its rows are lists ({shown(next(row for row in rows if isinstance(row, list)))}), whose columns have no "
-            f"names; write objects, or pass {option('header', False)} and number them: {numbers()}"
+            f"names; write objects{numbered}"
         )
     if not header and not lists:
         raise TutelageError(f"{path} names its columns; leave out {option('header', False)}")
@@ -163,14 +167,16 @@ def _of_rows(path: Path, rows: Sequence[Any], lines: list[int] | None, bad: dict
     return FileTable(path, columns, len(rows), lines=lines, bad=bad, hint="" if header else _numbered())
 
 
-def _of_dict(path: Path, tree: Mapping[str, Any], wanted: Sequence[str], header: bool) -> FileTable | None:
+def _of_dict(
+    path: Path, tree: Mapping[str, Any], wanted: Sequence[str], header: bool, switch: bool
+) -> FileTable | None:
     """A table that is one object; ``None`` where that is a row itself."""
     values = list(tree.values())
     if isinstance(tree.get("data"), list) and isinstance(names := tree.get("columns"), list):  # pandas: split
         rows = [dict(zip(map(str, names), row, strict=False)) if isinstance(row, list) else row for row in tree["data"]]
-        return _of_rows(path, rows, None, {}, header)
+        return _of_rows(path, rows, None, {}, header, switch)
     if isinstance(tree.get("data"), list) and all(isinstance(row, dict) for row in tree["data"]):  # pandas: table
-        return _of_rows(path, tree["data"], None, {}, header)
+        return _of_rows(path, tree["data"], None, {}, header, switch)
     of_columns = any(name in tree for name in wanted)
     if all(isinstance(value, dict) for value in values):
         same = all(value.keys() == values[0].keys() for value in values)
@@ -178,9 +184,9 @@ def _of_dict(path: Path, tree: Mapping[str, Any], wanted: Sequence[str], header:
             return _of_columns(path, {name: [value[row] for row in values[0]] for name, value in tree.items()})
         if not of_columns and any(name in values[0] for name in wanted):
             if all(isinstance(values[0][name], list | dict) for name in wanted if name in values[0]):
-                return _splits(path, tree)
-            return _of_rows(path, values, None, {}, header)
-        return _splits(path, tree)
+                return _splits(path, tree, switch)
+            return _of_rows(path, values, None, {}, header, switch)
+        return _splits(path, tree, switch)
     if all(isinstance(value, list) for value in values):
         if not wanted and not any(isinstance(cell, list) for cell in values[0]):
             return None  # one sentence
@@ -189,7 +195,7 @@ def _of_dict(path: Path, tree: Mapping[str, Any], wanted: Sequence[str], header:
         if of_columns:
             lengths = ", ".join(f"{shown(name)} {len(value)}" for name, value in tree.items())
             raise TutelageError(f"{path}: its columns have different lengths ({lengths}); correct them")
-        return _splits(path, tree)
+        return _splits(path, tree, switch)
     return None
 
 
@@ -201,8 +207,8 @@ def _of_columns(path: Path, tree: Mapping[str, Any]) -> FileTable:
     return FileTable(path, columns, count, notes=["its one object is read as columns"])
 
 
-def _splits(path: Path, tree: Mapping[str, Any]) -> FileTable:
-    lists = any(isinstance(value, list) and value and isinstance(value[0], list) for value in tree.values())
+def _splits(path: Path, tree: Mapping[str, Any], switch: bool) -> FileTable:
+    lists = switch and any(isinstance(value, list) and value and isinstance(value[0], list) for value in tree.values())
     numbered = f" and pass {option('header', False)} {numbers()}" if lists else ""
     raise TutelageError(
         f"{path} is one object with the keys {listed(list(tree))}, not a table; if these are splits, write each to a file of its "

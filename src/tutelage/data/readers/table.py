@@ -14,6 +14,8 @@ from tutelage.errors import TutelageError, option
 
 NAMED = 3
 """Bad rows that an error names; the others are counted."""
+CHOSEN = ("text", "text_pair", "label")
+"""Columns that an option names; the others have a fixed name, or one that a setting gives."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class FileTable:
             return cells
         names = list(self.columns)
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        remedy = f"set {role} to one of them"
+        remedy = f"set {option(role)} to one of them" if role in CHOSEN else f"rename one of them to {name!r}"
         hint = self.hint if self.has_options else ""
         if hint and name.isdecimal():
             remedy = hint
