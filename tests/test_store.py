@@ -32,6 +32,7 @@ from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import SoftLabels
 from tutelage.recipes.recipe import Stage
 from tutelage.tasks import KINDS
+from tutelage.teachers.knowledge import describe
 from tutelage.teachers.stored import StoredTeacher, write_store
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import loop
@@ -393,6 +394,16 @@ def test_what_does_not_fit_is_refused(scene, tokenizer, tmp_path: Path, monkeypa
         make(tmp_path / "twice", (replace(data, ids=["a"] * COUNT), encoded, scene[2]), SCHEMES["dense"])
 
 
+def test_a_store_says_in_words_what_it_holds(scene, tmp_path: Path) -> None:
+    one = describe(make(tmp_path / "one", scene, SCHEMES["listed"].model_copy(update={"tokens": Tokens(count=1)})))
+    assert (one.precision, one.keeps) == (
+        "float32",
+        "2 logits; hidden states of layer 3 at 1 token by left, 1 neuron by magnitude, in float16",
+    )
+    two = describe(make(tmp_path / "two", scene, SCHEMES["dense"])).keeps
+    assert "layers 2, 4 at 10 tokens by left, all neurons" in two
+
+
 @pytest.mark.parametrize("name", ["shard-00001.bin", "index.bin", "evaluation.safetensors", "manifest.json"])
 def test_a_flipped_byte_and_a_cut_file_are_refused(name: str, scene, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(writing, "SHARD_EXAMPLES", 50)
@@ -423,8 +434,8 @@ def test_what_a_store_lacks_is_said(scene, tmp_path: Path) -> None:
     assert lacks(good) is None
     assert lacks(good, SoftLabels()) == "it has no logits"
     assert "no layer 3" in lacks(HiddenKnowledge(keep="1l_5t_0.2h", top=3))
-    assert "7 token(s) by attention without [SEP], not 8" in lacks(HiddenKnowledge(keep="1l_8t_0.2h", top=4))
-    assert "not 5 token(s) by attention" in lacks(good.model_copy(update={"separators": True}))
+    assert "7 tokens by attention without [SEP], not 8" in lacks(HiddenKnowledge(keep="1l_8t_0.2h", top=4))
+    assert "not 5 tokens by attention" in lacks(good.model_copy(update={"separators": True}))
     assert "9 neurons by magnitude, not 16" in lacks(HiddenKnowledge(keep="1l_5t_0.5h", top=4))
     assert "by uniform" in lacks(good.model_copy(update={"neurons_by": "uniform"}))
     with pytest.raises(TutelageError, match="cannot be reduced to this"):

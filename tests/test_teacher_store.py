@@ -237,7 +237,7 @@ def test_the_commands(teacher_folder: Path, tmp_path: Path, console, monkeypatch
     ours, theirs = tmp_path / "cut" / "shard-00000.bin", tmp_path / "one" / "shard-00000.bin"
     assert ours.read_bytes() == theirs.read_bytes()
     code, out, _ = console("store", "inspect", tmp_path / "cut")
-    assert code == 0 and "3 token(s) by attention without [SEP]" in " ".join(out.split())
+    assert code == 0 and "3 tokens by attention without [SEP]" in " ".join(out.split())
     assert console("store", "verify", tmp_path / "cut", *teacher)[0] == 0
     settings = ("--set", "stages.*.epochs=1", "--no-baseline")
     fresh = ("--method", "minimum_knowledge", "--student", "layers=2,hidden=16,heads=2")

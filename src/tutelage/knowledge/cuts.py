@@ -40,7 +40,9 @@ class Tokens(BaseModel):
     """Seed of ``random``."""
 
     def __str__(self) -> str:
-        amount = "all tokens" if self.count is None else f"{self.count} token(s) by {self.by}"
+        amount = (
+            "all tokens" if self.count is None else f"{self.count} token{'s' if self.count > 1 else ''} by {self.by}"
+        )
         return amount + ("" if self.separators else " without [SEP]")
 
     @property
@@ -72,7 +74,9 @@ class Neurons(BaseModel):
     """Seed of ``random``."""
 
     def __str__(self) -> str:
-        return "all neurons" if self.count is None else f"{self.count} neurons by {self.by}"
+        return (
+            "all neurons" if self.count is None else f"{self.count} neuron{'s' if self.count > 1 else ''} by {self.by}"
+        )
 
     def mask(self, width: int) -> npt.NDArray[np.int64] | None:
         """The coordinates of a ``uniform`` or ``random`` choice, ascending; ``None`` if each vector has its own, or all."""

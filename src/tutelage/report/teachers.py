@@ -20,7 +20,7 @@ class StoreEntry(Block):
     teacher_fingerprint: str
     tokenizer_fingerprint: str
     precision: str
-    """Precision in which the teacher computed."""
+    """Precision in which the teacher computed: ``float32``, ``bf16`` or ``fp16``."""
     max_length: int
     """In tokens."""
     examples: int

@@ -195,7 +195,7 @@ def describe(store: Store) -> StoreEntry:
         teacher=ours.teacher,
         teacher_fingerprint=ours.teacher_fingerprint,
         tokenizer_fingerprint=ours.tokenizer_fingerprint,
-        precision=ours.precision,
+        precision="float32" if ours.precision == "no" else ours.precision,
         max_length=ours.max_length,
         examples=ours.examples,
         tokens=ours.tokens,
@@ -212,10 +212,12 @@ def kept(scheme: Scheme) -> str:
     """What a store of this scheme keeps, in words."""
     parts = [f"{scheme.classes} logits"] if scheme.classes else []
     if scheme.columns:
-        layers = ", ".join(str(layer) for layer in sorted({layer for layer, _ in scheme.columns}))
-        parts.append(f"hidden states of layers {layers} at {scheme.tokens}, {scheme.neurons}, in {scheme.dtype}")
+        layers = _layers({layer for layer, _ in scheme.columns})
+        parts.append(f"hidden states of {layers} at {scheme.tokens}, {scheme.neurons}, in {scheme.dtype}")
     if scheme.scorers:
-        parts.append(
-            f"rankings of tokens by layers {', '.join(str(layer) for layer in sorted({s for s, _ in scheme.scorers}))}"
-        )
+        parts.append(f"rankings of tokens by {_layers({layer for layer, _ in scheme.scorers})}")
     return "; ".join(parts)
+
+
+def _layers(numbers: set[int]) -> str:
+    return f"layer{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)))}"
