@@ -309,7 +309,9 @@ def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) 
             "validation": datasets.Dataset.from_dict(table(40, 2)),
         }
     )
-    made = api.finetune(teacher_folder / "random", tmp_path / "teacher", data=data, settings=SHORT, quiet=True)
+    given = {"data": data, "settings": SHORT, "served": False, "quiet": True}
+    made = api.finetune(teacher_folder / "random", tmp_path / "teacher", **given)
+    assert made.report["served"] is None
     assert made.report["labels"] == list(LABELS) and made.report["data"]["evaluation"] == 40
     assert "teacher" not in made.predictions()
     texts, labels = table(60, 1).values()

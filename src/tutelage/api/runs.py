@@ -42,6 +42,7 @@ def finetune(
     *,
     epochs: int | Literal["auto"] = "auto",
     lr: float | Literal["auto"] = "auto",
+    served: bool = True,
     seed: int = 0,
     mixed_precision: Precision = "no",
     tracker: Tracker | None = None,
@@ -59,6 +60,7 @@ def finetune(
         out: Output folder; new or empty.
         epochs: Passes over the training set; auto: about 1,200 steps, 3 to 20 passes, fewer where the score stops improving.
         lr: Peak learning rate; auto: the better of two rates that follow from the model's width.
+        served: Measure the model in ONNX and int8 too (needs the extra onnx).
         seed: Seed of all random numbers.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         tracker: Experiment tracker that gets the losses and scores.
@@ -85,7 +87,7 @@ def finetune(
         start = Checkpoint(name=inputs.model(model, "model"))
         with as_options():
             recipe = recipe_of(start, epochs, lr)
-        fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision, "tracker": tracker, "served": True}
+        fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision, "tracker": tracker, "served": served}
         config = run_config(recipe, inputs.data(data, options), settings, **fields)
         return carried_out(config, resume, quiet)
 
