@@ -112,6 +112,7 @@ def test_tinybert_leaves_a_student_and_its_projections(scene: Path, tmp_path: Pa
     ]
     page = (tmp_path / "run" / "report.html").read_text()
     assert ">Held-out text<" in page and "TinyBERT" in page
+    assert "<code>bare</code>" in page
     assert (tmp_path / "run" / "student" / "README.md").read_text().startswith("---")
     assert not (tmp_path / "run" / "checkpoint").exists() and not (tmp_path / "run" / "held_out.json").exists()
 

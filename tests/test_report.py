@@ -1156,11 +1156,11 @@ def test_card_without_teacher(alone: TaskReport) -> None:
     assert "teacher" not in card(alone).replace("without a teacher", "")
 
 
-def test_card_keeps_home_folders_to_itself(report: TaskReport) -> None:
+def test_card_and_page_keep_home_folders_to_themselves(report: TaskReport) -> None:
     assert report.teacher is not None
     report.teacher.name, report.student.name = "/home/ann/teacher", "/home/ann/runs/student"
     text = card(report)
-    assert "/home" not in text
+    assert "/home" not in text and "/home" not in page(report)
     assert "base_model" not in front_matter(text)
 
 

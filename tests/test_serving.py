@@ -74,7 +74,7 @@ def test_an_export_is_measured_against_its_model(exported: tuple[Path, ExportRep
         ["config.json", REPORT, "model.int8.onnx", "model.onnx", "serve.py", "tokenizer.json", "tokenizer_config.json"]
     )
     model, onnx, int8 = report.sides
-    assert [side.file for side in (onnx, int8)] == ["model.onnx", "model.int8.onnx"]
+    assert [side.file for side in report.sides] == ["model", "model.onnx", "model.int8.onnx"]
     scores = api.evaluate(str(root / "model"), dev=str(root / "dev.csv"), quiet=True).scores["dev"]
     assert model.scores == scores and onnx.scores == scores
     assert onnx.largest_difference is not None and onnx.largest_difference < 1e-5 and onnx.agreement == 1

@@ -128,7 +128,11 @@ def _training(report: CorpusReport) -> Section:
                 f"{', '.join(corpus.sources)}",
             ),
             *(
-                Fact(name=who, code=model.name, text=f"{model.shape}, {count_text(model.parameters)} parameters")
+                Fact(
+                    name=who,
+                    code=folder_name(model.name),
+                    text=f"{model.shape}, {count_text(model.parameters)} parameters",
+                )
                 for who, model in models
                 if model is not None
             ),

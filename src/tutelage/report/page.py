@@ -51,6 +51,7 @@ from tutelage.report.words import (
     entries,
     epoch_words,
     factor,
+    folder_name,
     interval,
     latency_of,
     lead,
@@ -287,13 +288,13 @@ def scores_and_cost(report: TaskReport) -> Section:
         facts=[
             Fact(name=who[name], text=f"{baseline_text(report)}, {entry.shape}")
             if name == "baseline"
-            else Fact(name=who[name], code=entry.name, text=entry.shape)
+            else Fact(name=who[name], code=folder_name(entry.name), text=entry.shape)
             for name, entry in found
         ]
         + [
             Fact(
                 name=f"Teacher assistant {number}",
-                code=one.name,
+                code=folder_name(one.name),
                 text=f"{one.shape}; {words(report.metric)} {score_text(one.score)}",
             )
             for number, one in enumerate(report.assistants, start=1)

@@ -30,6 +30,7 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.evaluation.intervals import drawn
+from tutelage.report.words import folder_name
 from tutelage.run.checks import check_ids, check_words, limit_of
 from tutelage.run.folder import (
     config_of_run,
@@ -334,10 +335,11 @@ def _report(
     desk.display.say("measuring speed ...")
     times, core = serving.latency(models, typical(texts.student, source.model))
     busy = speed.busy_note(core)
+    files = {"pytorch": folder_name(model), "checkpoint": "model.safetensors"}
     sides = []
     for name, one in models.items():
         weights = one.bytes if isinstance(one, OnnxModel) else _bytes_of(one)
-        file = one.path.name if isinstance(one, OnnxModel) else "model.safetensors" if name == "checkpoint" else model
+        file = one.path.name if isinstance(one, OnnxModel) else files[name]
         found = {} if name == "pytorch" else _compared(kind, data, texts, logits[name], logits["pytorch"])
         if isinstance(one, OnnxModel):
             found["tokens_agree"] = _tokens_agree(one, texts)

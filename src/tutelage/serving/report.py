@@ -29,7 +29,7 @@ class Side(_ExportPart):
     name: str
     """``pytorch``; ``onnx``, ``int8`` or ``checkpoint``."""
     file: str
-    """The file; of the model itself its name."""
+    """The file; of the model itself its name, without the folders above it."""
     bytes: int
     """Size of the weights on disk."""
     exact: bool
@@ -53,7 +53,7 @@ class ExportReport(_ExportPart):
     version: Literal[1] = 1
     tutelage: str
     model: str
-    """What was exported: the absolute path of a folder, or a hub id."""
+    """What was exported: the absolute path of a folder, by which ``tutelage gate`` finds the run, or a hub id."""
     weights: dict[str, str] = {}
     """SHA-256 of each file of weights in that folder."""
     part: str | None = None
