@@ -33,7 +33,7 @@ SCRIPT.add_argument("--corpus", type=Path, help="a file of paragraphs, one a lin
 SCRIPT.add_argument("--groups", help="groups of arms, separated by semicolons; default: all")
 
 FIRST, SPREAD = Copied(layers=3, choose="first"), Copied(layers=3, choose="spread")
-HALF = Pruned(target_flops=0.5)
+HALF = Pruned(target_flops=0.5, importance="fisher")
 HIDDEN = Hidden(layers="final", normalize="teacher")
 SOFT = [SoftLabels(temperature=2.0, weight=0.7), HardLabels(weight=0.3)]
 
@@ -100,6 +100,13 @@ GROUPS: dict[str, dict[str, Recipe]] = {
         "soft + hard": arm(SOFT, HALF),
         "+ last hidden": arm([*SOFT, HIDDEN], HALF),
         "+ all hidden": arm([*SOFT, Hidden(layers="uniform", normalize="teacher")], HALF),
+    },
+    **{
+        f"{words} of the operations, heads and neurons chosen by": {
+            how: arm([*SOFT, HIDDEN], Pruned(target_flops=share, importance=how), epochs=10, lr=1.2e-4)
+            for how in ("fisher", "reconstruction")
+        }
+        for words, share in (("a half", 0.5), ("a quarter", 0.25))
     },
     "ten epochs, layers 1 4 6": {
         "soft + hard": arm(SOFT, SPREAD, epochs=10),

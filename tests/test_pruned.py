@@ -26,10 +26,11 @@ from tutelage.students.copied import copy_layers
 from tutelage.students.importance import importance
 from tutelage.students.load import load_model, model_class
 from tutelage.students.pruned import CONFIGS, check_prunable, prune
+from tutelage.students.reconstruction import removal_order
 from tutelage.students.sizes import Costs, Sizes, sizes_of
 from tutelage.students.specs import Copied, Fresh, Pruned, Student, parse
 from tutelage.students.standard import standard
-from tutelage.students.tuning import tune
+from tutelage.students.tuning import RIDGE, tune, with_ones
 from tutelage.tasks import KINDS
 
 LAYERS, HEADS, SIZE, NEURONS = 4, 4, 8, 48
@@ -382,7 +383,7 @@ def test_fisher_importance_is_the_squared_slope_of_each_mask(kind: str) -> None:
     """One example and one mask at a time, by central differences in float64."""
     model = tiny_model(**TINY, num_labels=1) if kind == "regression" else tiny_model(**TINY)
     model.double()
-    ours = importance(model, batches_of(kind), KINDS[kind])
+    ours = importance(model, batches_of(kind), KINDS[kind], "fisher")
     table = FAMILIES["bert"]
     for index, layer in enumerate(anatomy.layers_of(model)):
         for place, (path, units) in enumerate(((table.attention_output, 2), (table.ffn_down, 6))):
@@ -411,7 +412,7 @@ def test_vectors_are_ranked_without_labels() -> None:
     for parameter in encoder.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.3)
     inputs = {name: value for name, value in inputs_for().items() if name != "token_type_ids"}
-    scores = importance(encoder, [batch_of(inputs, torch.zeros(3))] * 200, KINDS["embedding"])
+    scores = importance(encoder, [batch_of(inputs, torch.zeros(3))] * 200, KINDS["embedding"], "fisher")
     place = anatomy.layers_of(encoder)[1].output.dense
 
     def vectors(mask: Tensor) -> Tensor:
@@ -426,7 +427,48 @@ def test_vectors_are_ranked_without_labels() -> None:
     torch.testing.assert_close(scores[1][1].float() / 200, total, rtol=0.3, atol=1e-6)
 
 
-@pytest.mark.parametrize("how", ["fisher", "taylor", "first_order"])
+@pytest.mark.parametrize("units", [6, 3])
+def test_the_unit_that_goes_next_costs_least_after_refitting(units: int) -> None:
+    """Against a fit of what is left for each candidate, by the same quadratic form."""
+    draw = torch.Generator().manual_seed(units)
+    h = torch.randn(40, 6, generator=draw, dtype=torch.float64) @ torch.randn(6, 6, generator=draw, dtype=torch.float64)
+    products = with_ones(h).T @ with_ones(h)
+    weights = torch.randn(7, 4, generator=draw, dtype=torch.float64)
+    form = products + RIDGE * products.diagonal().mean() * torch.eye(7, dtype=torch.float64)
+
+    def error(left: list[int]) -> float:
+        rows = [unit * (6 // units) + part for unit in left for part in range(6 // units)] + [6]
+        refitted = torch.zeros_like(weights)
+        refitted[rows] = torch.linalg.solve(form[rows][:, rows], (form @ weights)[rows])
+        change = refitted - weights
+        return float((change * (form @ change)).sum())
+
+    order, left = [0.0] * units, list(range(units))
+    for number in range(units):
+        gone = min(left, key=lambda unit: error([other for other in left if other != unit]))
+        order[gone] = float(number)
+        left.remove(gone)
+    assert removal_order(products, weights, units).tolist() == order
+
+
+def test_what_others_can_replace_is_removed_first() -> None:
+    """A neuron that does nothing, and one of two that do the same; the fit then loses nothing."""
+    model = tiny_model(**TINY)
+    for layer in anatomy.layers_of(model):
+        up, down = layer.intermediate.dense, layer.output.dense
+        with torch.no_grad():
+            up.weight[4], up.bias[4] = up.weight[1], up.bias[1]
+            down.weight[:, 2] = 0
+    texts = [batch_of(inputs_for(seed, 4), torch.zeros(4)) for seed in range(12)]
+    scores = importance(model, texts, KINDS["classification"])
+    for _, neurons in scores:
+        assert set(neurons.argsort()[:2].tolist()) in ({2, 1}, {2, 4})
+    student = prune(model, Pruned(intermediate=4), scores, labelled(*LABELS))
+    tune(student, model, [batch.inputs for batch in texts], ridge=1e-12)
+    torch.testing.assert_close(student(**inputs_for(9)).logits, model(**inputs_for(9)).logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["reconstruction", "fisher", "taylor", "first_order"])
 def test_importance_leaves_the_model_as_it_was(how: str) -> None:
     model = tiny_model(**TINY)
     model.bert.embeddings.requires_grad_(False)
@@ -449,7 +491,9 @@ def test_importance_leaves_the_model_as_it_was(how: str) -> None:
 
 @pytest.mark.parametrize("how", ["fisher", "taylor", "first_order"])
 def test_importance_without_examples_is_refused(how: str) -> None:
-    with pytest.raises(TutelageError, match="needs labelled training examples, and there are none"):
+    with pytest.raises(
+        TutelageError, match=f"importance={how} ranks .* by labelled training examples, and there are none"
+    ):
         importance(tiny_model(**TINY), [], KINDS["classification"], how)
 
 

@@ -52,7 +52,7 @@ from tutelage.students.vocabulary import Vocabulary
 from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
 
-TUNING_TOKENS = 2**15
+FITTED_TOKENS = 2**15
 """Most tokens, with padding, that a pruned student is fitted on; their hidden states are held in memory. The equations of the fit
 are tokens, not texts: of short texts it needs more."""
 
@@ -186,33 +186,40 @@ class StudentFactory:
             scores = partial(self._importance, spec)
             model = build(spec, teacher, self._labels, self._seed, scores, self.head)
             if isinstance(spec, Pruned) and spec.tune is not None and teacher is not None:
-                texts: list[dict[str, Tensor]] = []
-                tokens = 0
-                for batch in self._examples(teacher.to(self._device), spec.examples):
-                    tokens += batch.mask.numel()
-                    if texts and tokens > TUNING_TOKENS:
-                        break
-                    texts.append(batch.inputs)
+                texts = [batch.inputs for batch in self._fitted(spec, teacher.to(self._device))]
                 tune(model.to(self._device), teacher, texts, spec.tune)
             self._pruned = model.cpu()
         return copy.deepcopy(self._pruned)
 
     def _importance(self, spec: Ordered | Pruned, model: PreTrainedModel) -> Scores:
         """The importance of the teacher's heads and neurons."""
-        examples = self._examples(model.to(self._device), spec.examples)
-        return importance(model, examples, kind_of(self._data.kind), spec.importance)
+        model, kind = model.to(self._device), kind_of(self._data.kind)
+        if spec.importance == "reconstruction":
+            return importance(model, self._fitted(spec, model), kind, spec.importance)
+        train = self._data.train
+        labelled = train.take(np.flatnonzero(train.labelled)) if kind.learns_labels else train
+        return importance(model, self._batches(labelled, spec.examples, model), kind, spec.importance)
 
-    def _examples(self, model: PreTrainedModel, most: int | None) -> Iterator[Batch]:
-        """Up to ``most`` training examples, drawn at random, as the teacher reads them. Of a kind with labels, those that have
-        them."""
-        assert self._teacher is not None
-        train, kind = self._data.train, kind_of(self._data.kind)
-        rows = np.flatnonzero(train.labelled) if kind.learns_labels else np.arange(len(train))
+    def _fitted(self, spec: Ordered | Pruned, model: PreTrainedModel) -> Iterator[Batch]:
+        """The texts whose hidden states the student is to keep, with labels or without."""
+        texts, more = self._data.train, self._data.unlabeled
+        if more is not None and spec.examples is not None and len(texts) < spec.examples:
+            texts = texts.join(more.spread(spec.examples))
+        tokens = 0
+        for number, batch in enumerate(self._batches(texts, spec.examples, model)):
+            tokens += batch.mask.numel()
+            if number and tokens > FITTED_TOKENS:
+                return
+            yield batch
+
+    def _batches(self, examples: Examples, most: int | None, model: PreTrainedModel) -> Iterator[Batch]:
+        """Up to ``most`` of the examples, drawn at random, as the teacher reads them."""
+        rows = np.arange(len(examples))
         if most is not None and most < len(rows):
             rows = np.sort(np.random.default_rng(self._seed).permutation(rows)[:most])
-        tokenizer = self.tokenizer(model)
+        kind, tokenizer = kind_of(self._data.kind), self.tokenizer(model)
         limit = min(anatomy.max_length(model.config), self._reading.max_length or anatomy.UNLIMITED)
-        encoded = kind.encode(train.take(rows), tokenizer, kind.longest(limit), self._reading.stride)
+        encoded = kind.encode(examples.take(rows), tokenizer, kind.longest(limit), self._reading.stride)
         for names in batches.steps(encoded.lengths, np.arange(len(encoded)), 32, self._seed, 0):
             for batch in batches.step_batches(encoded.take(names), names, 0, 1, 2**62):
                 yield batch.to(self._device)

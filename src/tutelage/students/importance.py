@@ -1,7 +1,9 @@
 """How much each attention head and each feed-forward neuron of a fine-tuned model matters for its task: one pass over examples.
 
-Three scores:
+Four scores:
 
+* ``reconstruction`` (ZipLM, Kurtic et al. 2023): when it is removed if each time goes what the refitted others miss least
+  (:mod:`tutelage.students.reconstruction`); without labels and gradients.
 * ``fisher`` (Kwon et al. 2022, arXiv 2204.09656): the diagonal of the Fisher information of the masks. A mask multiplies the
   output of a head or neuron and is 1; the score is ``sum_x (dL_x/dmask)^2`` over examples x, without dropout.
 * ``taylor`` (ROSITA, Liu et al. 2021): ``|w sum_batches |dL/dw||``, where L is the mean loss of a batch, summed over a head's
@@ -11,8 +13,8 @@ Three scores:
   ``sum_batches |sum w dL/dw|`` over its columns of the attention output matrix, which is the gradient of its mask; of a neuron
   the same over its row of the up matrix with its bias, and over its column of the down matrix, added. Without dropout.
 
-The loss is that of the labels. Vectors of texts have no labels: their loss is the product with random normal numbers, whose
-squared gradient has the Fisher information of a normal distribution around the vector as its expectation.
+The loss of the others is that of the labels. Vectors of texts have no labels: their loss is the product with random normal
+numbers, whose squared gradient has the Fisher information of a normal distribution around the vector as its expectation.
 """
 
 from __future__ import annotations
@@ -28,30 +30,35 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.data.batches import Batch
 from tutelage.errors import TutelageError
+from tutelage.students.reconstruction import reconstruction
 from tutelage.tasks.kind import Kind
 
-Importance = Literal["fisher", "taylor", "first_order"]
+Importance = Literal["reconstruction", "fisher", "taylor", "first_order"]
 Scores = list[tuple[Tensor, Tensor]]
 """For each layer: scores of its heads, ``(heads,)``, and of its neurons, ``(intermediate,)``."""
 
 
-def importance(model: PreTrainedModel, batches: Iterable[Batch], kind: Kind, how: Importance = "fisher") -> Scores:
+def importance(
+    model: PreTrainedModel, batches: Iterable[Batch], kind: Kind, how: Importance = "reconstruction"
+) -> Scores:
     """The importance of each head and neuron of a fine-tuned model for its task, by layer. The model is not changed.
 
     Args:
         model: A fine-tuned model.
-        batches: Examples with labels, on the model's device.
+        batches: Examples on the model's device, with labels unless ``how`` is ``reconstruction``.
         kind: The kind of task, which determines the loss.
         how: The score; see above.
 
     Raises:
         TutelageError: if there is no batch.
     """
+    if how == "reconstruction":
+        return reconstruction(model, batches)
     found = {"fisher": _fisher, "taylor": _taylor, "first_order": _first_order}[how](model, batches, kind)
     if found is None:
         raise TutelageError(
-            "ranking heads and neurons needs labelled training examples, and there are none; "
-            "label some, or use a student with init=copied"
+            f"importance={how} ranks heads and neurons by labelled training examples, and there are none; "
+            "label some, or use importance=reconstruction"
         )
     return found
 

@@ -143,12 +143,13 @@ class _Ranked(StudentSpec):
 
     inherits = True
 
-    importance: Literal["fisher", "taylor", "first_order"] = "fisher"
-    """Score of a head or neuron: the squared gradient of its mask, summed over examples (Kwon et al. 2022); weight times
-    gradient, summed over its output weights (ROSITA); or the change of the loss without it, to the first order (DynaBERT)."""
+    importance: Literal["reconstruction", "fisher", "taylor", "first_order"] = "reconstruction"
+    """Score of a head or neuron: how little the others, refitted, miss it (ZipLM; needs no labels); the squared gradient of its
+    mask, summed over examples (Kwon et al. 2022); weight times gradient, summed over its output weights (ROSITA); or the change
+    of the loss without it, to the first order (DynaBERT)."""
     examples: Count | None = 2048
-    """Number of training examples that rank the heads and neurons, and on which output matrices are fitted (there at most 32,768
-    tokens); none uses all."""
+    """Number of training examples that rank the heads and neurons, and on which output matrices are fitted (there, and for
+    ``reconstruction``, at most 32,768 tokens); none uses all."""
 
 
 class Pruned(_Ranked):
@@ -182,10 +183,10 @@ class Ordered(_Ranked):
     """
 
     init: Literal["ordered"] = "ordered"
-    importance: Literal["fisher", "taylor", "first_order"] = "first_order"
-    """Score of a head or neuron: the change of the loss without it, to the first order (``first_order``; DynaBERT); the squared
-    gradient of its mask, summed over examples (``fisher``; Kwon et al. 2022); or weight times gradient, summed over its output
-    weights (``taylor``; ROSITA)."""
+    importance: Literal["reconstruction", "fisher", "taylor", "first_order"] = "first_order"
+    """Score of a head or neuron: the change of the loss without it, to the first order (``first_order``; DynaBERT); how little
+    the others, refitted, miss it (``reconstruction``; ZipLM); the squared gradient of its mask, summed over examples
+    (``fisher``; Kwon et al. 2022); or weight times gradient, summed over its output weights (``taylor``; ROSITA)."""
 
 
 class Sized(StudentSpec):

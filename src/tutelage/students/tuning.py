@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.evaluation.speed import evaluating
+from tutelage.students.layerwise import Inputs, Place, Seen
 
 RIDGE = 1e-3
 """Ridge, relative to the mean of the diagonal of the normal equations."""
-Inputs = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ def _tune(
         (family.attention_output, family.attention_norm, heads),
         (family.ffn_down, family.ffn_norm, None),
     )
-    ours, theirs = ([_Place.at(model, one) for one in texts] for model in (student, teacher))
+    ours, theirs = ([Place.at(model, one) for one in texts] for model in (student, teacher))
     fits = []
     for layer, original in zip(anatomy.layers_of(student), anatomy.layers_of(teacher), strict=False):
         sums: dict[str, list[Tensor]] = {norm: [] for _, norm, _ in blocks}
         for place in theirs:
-            seen = _Seen(original, [(norm, "in") for norm in sums])
+            seen = Seen(original, [(norm, "in") for norm in sums])
             place.run(original)
             for (norm, _), total in seen.close().items():
                 sums[norm].append(total)
@@ -77,7 +77,7 @@ def _tune(
             assert isinstance(matrix, nn.Linear)
             equations = _Equations.of(matrix)
             for place, wanted in zip(ours, sums[norm], strict=True):
-                seen = _Seen(layer, [(output, "in"), (output, "out"), (norm, "in")])
+                seen = Seen(layer, [(output, "in"), (output, "out"), (norm, "in")])
                 place.peek(layer)
                 found = seen.close()
                 residual = found[norm, "in"] - found[output, "out"]
@@ -86,66 +86,6 @@ def _tune(
         for place in ours:
             place.run(layer)
     return fits
-
-
-class _Stop(Exception):
-    """Ends a forward pass where the layers begin."""
-
-
-@dataclass
-class _Place:
-    """A batch on its way through the layers of a model."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    real: Tensor
-    """``(batch, length)``: the real tokens."""
-
-    @classmethod
-    def at(cls, model: PreTrainedModel, inputs: Inputs) -> _Place:
-        """A batch before the first layer, with what the model gives to all layers."""
-        found: list[_Place] = []
-
-        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found.append(cls(args, kwargs, inputs["attention_mask"].bool()))
-            raise _Stop
-
-        hook = anatomy.layers_of(model)[0].register_forward_pre_hook(begin, with_kwargs=True)
-        try:
-            anatomy.output_of(model, inputs)
-        except _Stop:
-            pass
-        finally:
-            hook.remove()
-        return found[0]
-
-    def peek(self, layer: nn.Module) -> Tensor:
-        """Run a layer and stay before it."""
-        result = layer(*self.args, **self.kwargs)
-        hidden: Tensor = result[0] if isinstance(result, tuple) else result
-        return hidden
-
-    def run(self, layer: nn.Module) -> None:
-        self.args = (self.peek(layer), *self.args[1:])
-
-
-class _Seen:
-    """What goes into and out of parts of a layer in the next run."""
-
-    def __init__(self, layer: nn.Module, what: Sequence[tuple[str, str]]) -> None:
-        self._found: dict[tuple[str, str], Tensor] = {}
-        self._hooks = [self._watch(layer.get_submodule(path), path, side) for path, side in what]
-
-    def _watch(self, module: nn.Module, path: str, side: str) -> Any:
-        def keep(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-            self._found[path, side] = args[0] if side == "in" else output
-
-        return module.register_forward_hook(keep)
-
-    def close(self) -> dict[tuple[str, str], Tensor]:
-        for hook in self._hooks:
-            hook.remove()
-        return self._found
 
 
 @dataclass
@@ -171,7 +111,7 @@ class _Equations:
 
     def add(self, h: Tensor, y: Tensor) -> None:
         """Add tokens: inputs ``(tokens, in)`` and wanted outputs ``(tokens, out)``."""
-        h = torch.cat([h, h.new_ones(len(h), 1)], dim=1)
+        h = with_ones(h)
         self.inner += (h.T @ h).double().cpu()
         self.outer += (h.T @ y).double().cpu()
         self.squares += float(y.double().square().sum())
@@ -214,6 +154,16 @@ class _Equations:
 
 def _ridged(products: Tensor, wanted: Tensor, ridge: float) -> Tensor:
     """``(products + ridge * mean(diagonal) I)^-1 wanted``."""
-    strength = ridge * products.diagonal().mean().clamp(min=torch.finfo(products.dtype).tiny)
-    solved: Tensor = torch.linalg.solve(products + strength * torch.eye(len(products), dtype=products.dtype), wanted)
+    solved: Tensor = torch.linalg.solve(with_ridge(products, ridge), wanted)
     return solved
+
+
+def with_ridge(products: Tensor, ridge: float) -> Tensor:
+    """``products + ridge * mean(diagonal) I``."""
+    strength = ridge * products.diagonal().mean().clamp(min=torch.finfo(products.dtype).tiny)
+    return products + strength * torch.eye(len(products), dtype=products.dtype)
+
+
+def with_ones(h: Tensor) -> Tensor:
+    """Inputs ``(tokens, in)`` of a matrix with a column of ones, for its bias."""
+    return torch.cat([h, h.new_ones(len(h), 1)], dim=1)

@@ -1,0 +1,110 @@
+"""How much each attention head and each feed-forward neuron is missed once the others are refitted (ZipLM, Kurtic et al. 2023).
+
+Removed is, one after the other, what costs a block's output least when the output matrix is refitted by least squares to what is
+left (as :mod:`tutelage.students.tuning` does after cutting); what goes later matters more. With ``G = H^T H`` over tokens, ``H``
+the inputs of the matrix with a column of ones for its bias, and ``W`` its weights with the bias, removing the rows S of W adds
+``tr(W_S^T ((G^-1)_SS)^-1 W_S)`` to the squared error. ``W`` and ``G^-1`` are brought up to date after each removal, of neurons
+after a 64th of those that are left (the paper removes them one by one). No labels are needed: the outputs to keep are the model's
+own (arXiv 2302.04089, equations 2 and 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.data.batches import Batch
+from tutelage.evaluation.speed import evaluating
+from tutelage.students.layerwise import Place, Seen
+from tutelage.students.tuning import RIDGE, with_ones, with_ridge
+
+AT_ONCE = 64
+"""One of so many units that are left is removed before costs are computed again."""
+
+
+@torch.no_grad()
+def reconstruction(model: PreTrainedModel, batches: Iterable[Batch]) -> list[tuple[Tensor, Tensor]]:
+    """For each layer the places of its heads, ``(heads,)``, and of its neurons, ``(intermediate,)``, in the order of removal.
+
+    Args:
+        model: Its layers run one after the other, and the hidden states of all batches are held in memory.
+        batches: Texts, on the model's device.
+    """
+    family, heads = anatomy.family_of(model.config), anatomy.shape_of(model.config).heads
+    with evaluating([model]):
+        places = [Place.at(model, batch.inputs) for batch in batches]
+        scores = []
+        for layer in anatomy.layers_of(model):
+            attention, down = (_Products(layer, path) for path in (family.attention_output, family.ffn_down))
+            for place in places:
+                seen = Seen(layer, [(attention.path, "in"), (down.path, "in")])
+                place.run(layer)
+                found = seen.close()
+                for one in (attention, down):
+                    one.add(found[one.path, "in"][place.real])
+            scores.append((attention.order(heads), down.order(None)))
+        return scores
+
+
+class _Products:
+    """``G`` of one output matrix, in float64 on the CPU."""
+
+    def __init__(self, layer: nn.Module, path: str) -> None:
+        self.path, matrix = path, layer.get_submodule(path)
+        assert isinstance(matrix, nn.Linear)
+        self._weights = torch.cat([matrix.weight.T, matrix.bias[None]]).double().cpu()
+        self._sum = torch.zeros(len(self._weights), len(self._weights), dtype=torch.float64)
+
+    def add(self, h: Tensor) -> None:
+        """Add tokens ``(tokens, in)``."""
+        h = with_ones(h)
+        self._sum += (h.T @ h).double().cpu()
+
+    def order(self, units: int | None) -> Tensor:
+        """When each of ``units`` heads, or each column, is removed."""
+        count = units or len(self._weights) - 1
+        return removal_order(self._sum, self._weights, count)
+
+
+def removal_order(products: Tensor, weights: Tensor, units: int) -> Tensor:
+    """For each unit, from 0, how many are removed before it: ``(units,)``.
+
+    Args:
+        products: ``G``, ``(in + 1, in + 1)``.
+        weights: ``W``, ``(in + 1, out)``.
+        units: Parts of equal size that the first ``in`` rows of W consist of. The last row, the bias, always stays.
+    """
+    size = (len(weights) - 1) // units
+    inverse = torch.linalg.inv(with_ridge(products, RIDGE))
+    order, left = torch.zeros(units), torch.arange(units)
+    while len(left) > 1:
+        costs = _costs(inverse, weights, len(left), size)
+        some = max(1, len(left) // AT_ONCE) if size == 1 else 1
+        gone = costs.argsort(stable=True)[:some]
+        order[left[gone]] = torch.arange(some, dtype=order.dtype) + (units - len(left))
+        rows = (gone[:, None] * size + torch.arange(size)).flatten()
+        kept = torch.ones(len(weights), dtype=torch.bool)
+        kept[rows] = False
+        step = torch.linalg.solve(inverse[rows][:, rows], torch.cat([weights[rows], inverse[rows][:, kept]], dim=1))
+        change = inverse[kept][:, rows] @ step
+        weights = weights[kept] - change[:, : weights.shape[1]]
+        inverse = inverse[kept][:, kept] - change[:, weights.shape[1] :]
+        stays = torch.ones(len(left), dtype=torch.bool)
+        stays[gone] = False
+        left = left[stays]
+    order[left] = units - 1
+    return order
+
+
+def _costs(inverse: Tensor, weights: Tensor, units: int, size: int) -> Tensor:
+    """What removing each unit alone adds to the squared error: ``(units,)``."""
+    rows = weights[: units * size].view(units, size, -1)
+    if size == 1:
+        return rows[:, 0].square().sum(dim=1) / inverse.diagonal()[:units]
+    blocks = torch.stack([inverse[one : one + size, one : one + size] for one in range(0, units * size, size)])
+    costs: Tensor = (rows * torch.linalg.solve(blocks, rows)).sum(dim=(1, 2))
+    return costs
