@@ -451,6 +451,25 @@ def test_the_unit_that_goes_next_costs_least_after_refitting(units: int) -> None
     assert removal_order(products, weights, units).tolist() == order
 
 
+def test_of_many_neurons_some_go_at_once() -> None:
+    """A 64th of what is left, the cheapest; then everything is computed anew."""
+    draw = torch.Generator().manual_seed(0)
+    h = torch.randn(300, 200, generator=draw, dtype=torch.float64)
+    weights = torch.randn(201, 3, generator=draw, dtype=torch.float64)
+    products = with_ones(h).T @ with_ones(h)
+    form = products + RIDGE * products.diagonal().mean() * torch.eye(201, dtype=torch.float64)
+    order, left = torch.zeros(200), list(range(200))
+    while left:
+        rows = [*left, 200]
+        refitted = torch.linalg.solve(form[rows][:, rows], (form @ weights)[rows])[:-1]
+        costs = refitted.square().sum(1) / torch.linalg.inv(form[rows][:, rows]).diagonal()[:-1]
+        for place in costs.argsort()[: max(1, len(left) // 64)].tolist():
+            order[left[place]] = 200 - len([unit for unit in left if unit is not None])
+            left[place] = None
+        left = [unit for unit in left if unit is not None]
+    assert removal_order(products, weights, 200).tolist() == order.tolist()
+
+
 def test_what_others_can_replace_is_removed_first() -> None:
     """A neuron that does nothing, and one of two that do the same; the fit then loses nothing."""
     model = tiny_model(**TINY)

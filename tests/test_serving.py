@@ -214,9 +214,9 @@ def test_the_printed_command_runs_in_a_shell(
     show("export", exported[1].model_copy(update={"out": "my folder"}), as_json=False)
     command = capsys.readouterr().out.rpartition("; ")[2].removesuffix(" answers\n")
     assert shlex.split(command) == ["python", "my folder/serve.py", "A text."]
-    example = exported[1].model_copy(update={"pairs": True}).example
-    found = subprocess.run(["bash", "-c", f"printf %s {example}"], capture_output=True, text=True, check=True)
-    assert found.stdout == "A question or first text.\tIts context or second text."
+    piped = exported[1].model_copy(update={"pairs": True}).command("cat.py").replace("python cat.py", "cat")
+    found = subprocess.run(["sh", "-c", piped], capture_output=True, text=True, check=True)
+    assert found.stdout == "A question or first text.\tIts context or second text.\n"
 
 
 def test_a_temperature_is_a_finite_number(exported: tuple[Path, ExportReport], tmp_path: Path) -> None:

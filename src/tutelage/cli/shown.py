@@ -234,7 +234,7 @@ def _export(found: ExportReport) -> None:
 
 def _served(folder: str, export: ExportReport) -> str:
     """The command that serves an exported folder, as a shell takes it."""
-    return f"python {shlex.quote(f'{folder}/serve.py')} {export.example}"
+    return export.command(shlex.quote(f"{folder}/serve.py"))
 
 
 def _shrink(found: Shrink) -> None:

@@ -59,7 +59,8 @@ def _scores(report: TaskReport) -> Iterator[Finding]:
                 if report.data.unlabeled or weak or not unlabelled
                 else "Give unlabelled texts (--unlabeled FILE), use"
             )
-            + " a better teacher, or fine-tune this student.",
+            + " a better teacher"
+            + (", or fine-tune this student." if kind_of(report.kind).learns_labels else "."),
         )
     if teacher is not None and weak:
         yield Finding(

@@ -68,6 +68,7 @@ from tutelage.report.words import (
     with_interval,
     words,
 )
+from tutelage.tasks import kind_of
 
 WARNINGS = "Warnings and environment"
 STAGES = "Training stages"
@@ -320,7 +321,7 @@ def comparison(report: TaskReport) -> list[Measure]:
     """The rows of the table of scores and cost; the first is the task's metric."""
     found, student = entries(report), report.student
     rows = [
-        _score_row(found, part, metric)
+        _score_row(found, part, metric, kind_of(report.kind).against_teacher)
         for part, scores in student.scores.items()
         for metric in sorted(scores, key=lambda name: name != report.metric)
     ]
@@ -346,10 +347,11 @@ def _spread(entry: ModelEntry, batch: str) -> str:
     return f" ({milliseconds(found).split()[0]})" if finite(found) else ""
 
 
-def _score_row(found: list[tuple[str, ModelEntry]], part: str, metric: str) -> Measure:
+def _score_row(found: list[tuple[str, ModelEntry]], part: str, metric: str, own: tuple[str, ...]) -> Measure:
+    """A row of scores; metrics in ``own`` compare with the teacher already, and have no share of its score."""
     values = {who: entry.scores.get(part, {}).get(metric) for who, entry in found}
     ours, theirs, other = values["student"], values.get("teacher"), values.get("baseline")
-    ratio = percent(ours / theirs) if finite(ours) and finite(theirs) and theirs > 0 else ""
+    ratio = percent(ours / theirs) if metric not in own and finite(ours) and finite(theirs) and theirs > 0 else ""
     added = signed(round(ours - other, 3)) if finite(ours) and finite(other) else ""
     cells = {who: score_text(value) for who, value in values.items()}
     return Measure(f"{words(metric)}, {part}", cells, ratio, added)

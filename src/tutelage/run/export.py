@@ -388,7 +388,7 @@ def _compared(kind: Kind, data: Data | None, texts: Texts, ours: Tensor, theirs:
             "the model or a file of it answers with values that are no numbers; train or export it again"
         )
     found: dict[str, Any] = {"largest_difference": largest, "agreement": kind.agreement(ours, theirs)}
-    if data is not None:
+    if data is not None and data.metrics[0] not in kind.against_teacher:  # else agreement says it
         found["change"] = difference(kind, data, texts, ours, theirs)
     return found
 

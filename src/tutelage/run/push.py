@@ -162,7 +162,7 @@ def _plain(report: ExportReport | None) -> ModelCard:
     else:
         kind = kind_of(report.kind)
         data = ModelCardData(pipeline_tag=kind.pipeline, tags=["tutelage", "onnx"])
-        text = render("exported.md.jinja", report=report)
+        text = render("exported.md.jinja", report=report, purpose=kind.pipeline.replace("-", " "))
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 

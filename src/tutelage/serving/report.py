@@ -92,10 +92,12 @@ class ExportReport(_ExportPart):
     """What is wrong with a file: it differs, scores worse or is slower than what it comes from. Empty for a good export."""
     environment: dict[str, str]
 
-    @property
-    def example(self) -> str:
-        """A text for ``serve.py``, quoted for a shell."""
-        return r"$'A question or first text.\tIts context or second text.'" if self.pairs else '"A text."'
+    def command(self, script: str = "serve.py") -> str:
+        """A command for a POSIX shell by which ``script``, quoted for it, answers a text."""
+        if self.pairs:  # two texts have a tab between them, which only some shells can quote
+            texts = '"A question or first text." "Its context or second text."'
+            return rf"printf '%s\t%s\n' {texts} | python {script}"
+        return f'python {script} "A text."'
 
     def __fspath__(self) -> str:
         """The folder: the result stands for it."""

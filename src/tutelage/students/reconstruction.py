@@ -78,26 +78,36 @@ def removal_order(products: Tensor, weights: Tensor, units: int) -> Tensor:
         weights: ``W``, ``(in + 1, out)``.
         units: Parts of equal size that the first ``in`` rows of W consist of. The last row, the bias, always stays.
     """
-    size = (len(weights) - 1) // units
-    inverse = torch.linalg.inv(with_ridge(products, RIDGE))
+    size, outputs = (len(weights) - 1) // units, weights.shape[1]
+    turned = torch.arange(len(weights)).roll(
+        1
+    )  # the bias first: what is left then lies at the front, and is not copied
+    inverse = torch.linalg.inv(with_ridge(products, RIDGE))[turned][:, turned]
+    weights = weights[turned]
     order, left = torch.zeros(units), torch.arange(units)
     while len(left) > 1:
-        costs = _costs(inverse, weights, len(left), size)
+        costs = _costs(inverse[1:, 1:], weights[1:], len(left), size)
         some = max(1, len(left) // AT_ONCE) if size == 1 else 1
-        gone = costs.argsort(stable=True)[:some]
+        gone, stay = costs.argsort(stable=True)[:some], len(left) - some
         order[left[gone]] = torch.arange(some, dtype=order.dtype) + (units - len(left))
-        rows = (gone[:, None] * size + torch.arange(size)).flatten()
-        kept = torch.ones(len(weights), dtype=torch.bool)
-        kept[rows] = False
-        step = torch.linalg.solve(inverse[rows][:, rows], torch.cat([weights[rows], inverse[rows][:, kept]], dim=1))
-        change = inverse[kept][:, rows] @ step
-        weights = weights[kept] - change[:, : weights.shape[1]]
-        inverse = inverse[kept][:, kept] - change[:, weights.shape[1] :]
-        stays = torch.ones(len(left), dtype=torch.bool)
-        stays[gone] = False
-        left = left[stays]
+        behind = torch.arange(stay, len(left))
+        out, back = gone[gone < stay], behind[~torch.isin(behind, gone)]
+        one, other = _rows(torch.cat([out, back]), size), _rows(torch.cat([back, out]), size)
+        weights[one], inverse[one] = weights[other], inverse[other]
+        inverse[:, one] = inverse[:, other]
+        left[out] = left[back]
+        left, end = left[:stay], 1 + stay * size
+        step = torch.linalg.solve(inverse[end:, end:], torch.cat([weights[end:], inverse[end:, :end]], dim=1))
+        across, weights, inverse = inverse[:end, end:], weights[:end], inverse[:end, :end]
+        weights.addmm_(across, step[:, :outputs], alpha=-1)
+        inverse.addmm_(across, step[:, outputs:], alpha=-1)
     order[left] = units - 1
     return order
+
+
+def _rows(units: Tensor, size: int) -> Tensor:
+    """The rows of these units, behind that of the bias."""
+    return (1 + units[:, None] * size + torch.arange(size)).flatten()
 
 
 def _costs(inverse: Tensor, weights: Tensor, units: int, size: int) -> Tensor:
