@@ -254,7 +254,16 @@ def test_mistakes_are_one_line(
     refused("min_agreement 1.5 is not a share", run, min_agreement=1.5)
     refused("max_size 0 is no positive amount; write it as 5MB", run, max_size=0)
     refused("max_class_drop 0 can be shown by no number of texts", run, max_class_drop=0)
-    refused("compares the student with no teacher", teacher_folder / "teacher", min_retention=0.9)
+    refused("the run has no teacher to compare the student with", teacher_folder / "teacher", min_retention=0.9)
+    report = load_report(run)
+    assert isinstance(report, TaskReport) and report.teacher is not None
+    for message, fields in {"is -0.100, of which no share": {"score": -0.1}, "is of an older version": {}}.items():
+        teacher = report.teacher.model_copy(update=fields)
+        student = report.student.model_copy(update={"over_teacher": None})
+        changed = report.model_copy(update={"teacher": teacher, "student": student})
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / REPORT).write_text(changed.model_dump_json())
+        refused(message, tmp_path / "other", min_retention=0.9)
     refused("compares no classes", teacher_folder / "teacher", max_class_drop=0.1)
     refused("counts no texts", teacher_folder / "teacher", min_agreement=0.9)
     refused("check max_class_drop on the run's folder", served, max_class_drop=0.1)

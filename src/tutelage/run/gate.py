@@ -168,10 +168,16 @@ def _retention(report: TaskReport, export: ExportReport | None, limit: float) ->
             f"{report.metric} {report.student.score:.3f} compares the student with its teacher already; leave out "
             f"{option('min_retention')}, and read the score in the report"
         )
-    if teacher is None or over is None or teacher.score <= 0:
+    if teacher is None:
+        raise TutelageError(f"the run has no teacher to compare the student with; leave out {option('min_retention')}")
+    if teacher.score <= 0:
         raise TutelageError(
-            "the report compares the student with no teacher's score (trained without a teacher, a score of 0 or below, or by an "
-            f"older version); leave out {option('min_retention')}, or repeat the run"
+            f"the teacher's {report.metric} is {teacher.score:.3f}, of which no share can be kept; leave out "
+            f"{option('min_retention')}"
+        )
+    if over is None:
+        raise TutelageError(
+            f"the report is of an older version, without the interval that {option('min_retention')} needs; repeat the run"
         )
     texts = report.data.evaluation // len(report.student.scores)  # the difference is that of one part
     base, value, low, of = (
