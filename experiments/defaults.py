@@ -106,7 +106,7 @@ GROUPS: dict[str, dict[str, Recipe]] = {
             how: arm([*SOFT, HIDDEN], Pruned(target_flops=share, importance=how), epochs=10, lr=1.2e-4)
             for how in ("fisher", "reconstruction")
         }
-        for words, share in (("a half", 0.5), ("a quarter", 0.25))
+        for words, share in (("a quarter", 0.25), ("an eighth", 0.125))
     },
     "ten epochs, layers 1 4 6": {
         "soft + hard": arm(SOFT, SPREAD, epochs=10),
