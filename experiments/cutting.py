@@ -62,7 +62,7 @@ SCRIPT = common.options(__file__, __doc__, "cutting", tasks="stsb", seeds=1, pre
 SCRIPT.add_argument("--teacher-epochs", type=int, default=2)
 SCRIPT.add_argument("--examples", type=int, default=512, help="training examples that rank heads and neurons")
 SCRIPT.add_argument("--texts", type=int, default=256, help="training examples of the repair")
-SCRIPT.add_argument("--dev", type=int, default=1500, help="most examples of dev that are scored")
+SCRIPT.add_argument("--dev", type=int, default=600, help="most examples of dev that are scored")
 
 
 class Scene:

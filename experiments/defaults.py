@@ -108,6 +108,14 @@ GROUPS: dict[str, dict[str, Recipe]] = {
         }
         for words, share in (("a quarter", 0.25), ("an eighth", 0.125))
     },
+    **{
+        f"layers {' '.join(map(str, layers))}, {words}": {
+            "copied": arm([*SOFT, HIDDEN], Copied(layers=layers), epochs=epochs),
+            "copied and refitted": arm([*SOFT, HIDDEN], Copied(layers=layers, tune="matrices"), epochs=epochs),
+        }
+        for words, epochs in (("two epochs", 2), ("ten epochs", 10))
+        for layers in ([1, 2, 6], [2, 4, 6], [1, 2, 3])
+    },
     "ten epochs, layers 1 4 6": {
         "soft + hard": arm(SOFT, SPREAD, epochs=10),
         "+ last hidden": arm([*SOFT, HIDDEN], SPREAD, epochs=10),

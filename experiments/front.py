@@ -57,7 +57,7 @@ def student_of(point: str, teacher: str, models: Path) -> Student | None:
         over, _, under = sizes.removeprefix("cut ").partition("/")
         return Pruned(target_flops=int(over) / int(under), **vocabulary)
     known: dict[str, Student | None] = {
-        "3 x 384": Copied(layers=3, source=None if teacher == "minilm" else pretrained, **vocabulary),
+        "3 x 384": Copied(layers=3, tune="matrices", source=None if teacher == "minilm" else pretrained, **vocabulary),
         "6 x 384": None if teacher == "minilm" else Checkpoint(name=pretrained),
         "4 x 312": Fresh(family="bert", layers=4, hidden=312, intermediate=1200, heads=12, **vocabulary),
         "2 x 128": Fresh(family="bert", layers=2, hidden=128, intermediate=512, heads=2, **vocabulary),

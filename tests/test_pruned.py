@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -666,6 +667,39 @@ def test_tuning_solves_the_least_squares(family: str, how: str) -> None:
         expected, expected_bias = solved[:-1].T, solved[-1]
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours_bias, expected_bias, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet"])
+def test_copied_layers_come_close_to_those_that_they_stand_for(family: str) -> None:
+    """Layers 1 and 3 for 1 and 4: the first stays, the second is fitted to the last; its blocks against a design matrix."""
+    table, teacher, ridge = FAMILIES[family], tiny_model(family), 1e-3
+    texts = [{k: v for k, v in inputs_for(seed).items() if k != "token_type_ids"} for seed in range(12)]
+    student = copy_layers(teacher, Copied(layers=[1, 3]), {})
+    first, second = anatomy.layers_of(student)
+    untouched = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    for path, norm in ((table.attention_output, table.attention_norm), (table.ffn_down, table.ffn_norm)):
+        weight, bias = (second.get_parameter(f"{path}.{name}").detach().double() for name in ("weight", "bias"))
+        h, y, total = (
+            torch.cat(x) for x in zip(*(slow_sums(student, one, 1, path, norm) for one in texts), strict=True)
+        )
+        wanted = torch.cat([slow_sums(teacher, one, 3, path, norm)[2] for one in texts])
+        design, start = torch.cat([h, torch.ones(len(h), 1)], dim=1), torch.cat([weight.T, bias[None]])
+        rows = (ridge * (design.T @ design).diagonal().mean()).sqrt() * torch.eye(design.shape[1]).double()
+        aim = torch.cat([wanted - (total - y), rows @ start])
+        solved = torch.linalg.lstsq(torch.cat([design, rows]), aim).solution
+        if path == table.attention_output:
+            tuned = copy.deepcopy(student)
+            fits = tune(tuned, teacher, texts, ridge=ridge, of=[1, 4], same=1)
+            assert len(fits) == 2 and all(fit.after < 0.9 * fit.before for fit in fits)
+        ours = anatomy.layers_of(tuned)[1]
+        torch.testing.assert_close(ours.get_parameter(f"{path}.weight").double(), solved[:-1].T, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours.get_parameter(f"{path}.bias").double(), solved[-1], rtol=1e-3, atol=1e-4)
+        with torch.no_grad():  # the next block sees what this one gives
+            second.get_parameter(f"{path}.weight").copy_(ours.get_parameter(f"{path}.weight"))
+            second.get_parameter(f"{path}.bias").copy_(ours.get_parameter(f"{path}.bias"))
+    assert all(
+        torch.equal(untouched[name], tensor) for name, tensor in anatomy.layers_of(tuned)[0].state_dict().items()
+    )
 
 
 def test_tuning_of_everything_changes_nothing() -> None:

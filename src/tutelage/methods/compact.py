@@ -26,7 +26,7 @@ def compact(
         method="compact",
         title="Compact distillation",
         paper="this package",
-        student=Copied(),
+        student=Copied(tune="matrices"),
         stages=[
             Stage(
                 name="distill",

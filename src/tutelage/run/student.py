@@ -25,6 +25,7 @@ from tutelage.data.batches import Batch
 from tutelage.data.examples import Data, Examples
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError, option
+from tutelage.objectives.mapping import of_origin
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig, from_yaml
 from tutelage.recipes.recipe import Recipe
@@ -32,12 +33,14 @@ from tutelage.report.model import REPORT, CorpusReport, load_report
 from tutelage.run.workspace import PROJECTIONS
 from tutelage.students.bilstm import word_tokenizer
 from tutelage.students.build import StudentInput, build
+from tutelage.students.copied import chosen_layers
 from tutelage.students.final import outline_of
 from tutelage.students.importance import Scores, importance
 from tutelage.students.load import load_config, sketched
 from tutelage.students.specs import (
     BiLSTM,
     Checkpoint,
+    Copied,
     Inherited,
     Ordered,
     Pruned,
@@ -52,8 +55,10 @@ from tutelage.students.vocabulary import Vocabulary
 from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
 
+FITTED_EXAMPLES = 2048
+"""Most training examples that copied layers are fitted on."""
 FITTED_TOKENS = 2**15
-"""Most tokens, with padding, that a pruned student is fitted on; their hidden states are held in memory. The equations of the fit
+"""Most tokens, with padding, that a student is fitted on; their hidden states are held in memory. The equations of the fit
 are tokens, not texts: of short texts it needs more."""
 
 
@@ -81,7 +86,7 @@ class StudentFactory:
         self.own_input = self._own_input(config, examples)
         self.vocabulary = self._trimmed(config, examples)
         """What the student keeps of the vocabulary, if it does not keep all."""
-        self._pruned: PreTrainedModel | None = None
+        self._made: tuple[Student, PreTrainedModel] | None = None
         self.new: list[str] = []
         """Names of weights that the checkpoint lacks from which the student starts: those of a new head."""
 
@@ -90,25 +95,38 @@ class StudentFactory:
         spec, teacher = self.spec, self._teacher
         source = None if teacher is None else teacher.model if takes_from_teacher(spec) else teacher.outline
         made = spec.twin() if twin else spec
-        if isinstance(made, Ordered | Pruned):
-            return self._cut(made, source)
+        if not isinstance(made, Ordered | Pruned) and not self.refits(made):
+            return self._built(made, source)
+        if self._made is None or self._made[0] != made:
+            self._made = made, self._computed(made, source).cpu()
+        return copy.deepcopy(self._made[1])
+
+    def _built(self, spec: Student, teacher: PreTrainedModel | None, scores: Any = None) -> PreTrainedModel:
         own, kept = self.own_input, self.vocabulary
-        return build(made, source, self._labels, self._seed, None, self.head, own, self.new, kept)
+        return build(spec, teacher, self._labels, self._seed, scores, self.head, own, self.new, kept)
+
+    def refits(self, spec: Student) -> bool:
+        """Whether a student's output matrices are fitted to the teacher's layers, of which it is made."""
+        if isinstance(spec, Pruned):
+            return spec.tune is not None
+        wanted = isinstance(spec, Copied) and spec.tune is not None and spec.source is spec.family is None
+        return wanted and self._teacher is not None and anatomy.family_of(self._teacher.config).neurons_fixed is None
+
+    def forget(self) -> None:
+        """Drop first weights that were computed; they are computed anew when they are asked for."""
+        self._made = None
 
     def of(self, spec: Student) -> StudentFactory:
         """A factory of another student that reads the same tokens; of the same student this one."""
         if spec is self.spec:
             return self
         other = copy.copy(self)
-        other.spec, other._pruned, other.new = spec, None, []
+        other.spec, other._made, other.new = spec, None, []
         return other
 
     def rough(self) -> PreTrainedModel:
         """A network of the student's sizes, quickly made: what it costs does not depend on which weights it keeps."""
-        teacher = None if self._teacher is None else self._teacher.model
-        return build(
-            self.spec, teacher, self._labels, self._seed, _any_scores, self.head, self.own_input, None, self.vocabulary
-        )
+        return self._built(self.spec, None if self._teacher is None else self._teacher.model, _any_scores)
 
     def outline(self) -> PreTrainedModel:
         """The student without allocated weights (device ``meta``), to know its sizes and cost before anything is loaded."""
@@ -178,35 +196,44 @@ class StudentFactory:
         tokenizer = word_tokenizer(texts, self.spec.words, config.data.max_length or limit, mask or "[MASK]")
         return StudentInput(tokenizer, examples.pairs is not None)
 
-    def _cut(self, spec: Ordered | Pruned, teacher: PreTrainedModel | None) -> PreTrainedModel:
-        """A student of ranked heads and neurons. Ranking, cutting and tuning are done once."""
-        if self._pruned is None:
-            if self.vocabulary is not None and teacher is not None:
-                teacher = self.vocabulary.network(teacher)
-            scores = partial(self._importance, spec)
-            model = build(spec, teacher, self._labels, self._seed, scores, self.head)
-            if isinstance(spec, Pruned) and spec.tune is not None and teacher is not None:
-                texts = [batch.inputs for batch in self._fitted(spec, teacher.to(self._device))]
-                tune(model.to(self._device), teacher, texts, spec.tune)
-            self._pruned = model.cpu()
-        return copy.deepcopy(self._pruned)
+    def _computed(self, spec: Student, teacher: PreTrainedModel | None) -> PreTrainedModel:
+        """A student of ranked heads and neurons, or of layers, fitted to the teacher."""
+        if teacher is None:
+            return self._built(spec, None)
+        whole = teacher if self.vocabulary is None else self.vocabulary.network(teacher)
+        scores = partial(self._importance, spec) if isinstance(spec, Ordered | Pruned) else None
+        model = build(spec, whole, self._labels, self._seed, scores, self.head, new=self.new)
+        if not isinstance(spec, Copied | Pruned) or spec.tune is None:
+            return model
+        depth, of, same = anatomy.shape_of(whole.config).layers, None, 0
+        if isinstance(spec, Copied):
+            copied = chosen_layers(spec, depth)
+            of = of_origin(copied, depth)
+            if of != sorted({*of}):
+                return model  # not in the teacher's order
+            same = sum(one == other == number for number, (one, other) in enumerate(zip(copied, of, strict=True), 1))
+        most = spec.examples if isinstance(spec, Pruned) else FITTED_EXAMPLES
+        if same < anatomy.shape_of(model.config).layers:
+            texts = [batch.inputs for batch in self._fitted(most, whole.to(self._device))]
+            tune(model.to(self._device), whole, texts, spec.tune, of=of, same=same)
+        return model
 
     def _importance(self, spec: Ordered | Pruned, model: PreTrainedModel) -> Scores:
         """The importance of the teacher's heads and neurons."""
         model, kind = model.to(self._device), kind_of(self._data.kind)
         if spec.importance == "reconstruction":
-            return importance(model, self._fitted(spec, model), kind, spec.importance)
+            return importance(model, self._fitted(spec.examples, model), kind, spec.importance)
         train = self._data.train
         labelled = train.take(np.flatnonzero(train.labelled)) if kind.learns_labels else train
         return importance(model, self._batches(labelled, spec.examples, model), kind, spec.importance)
 
-    def _fitted(self, spec: Ordered | Pruned, model: PreTrainedModel) -> Iterator[Batch]:
+    def _fitted(self, most: int | None, model: PreTrainedModel) -> Iterator[Batch]:
         """The texts whose hidden states the student is to keep, with labels or without."""
         texts, more = self._data.train, self._data.unlabeled
-        if more is not None and spec.examples is not None and len(texts) < spec.examples:
-            texts = texts.join(more.spread(spec.examples))
+        if more is not None and most is not None and len(texts) < most:
+            texts = texts.join(more.spread(most))
         tokens = 0
-        for number, batch in enumerate(self._batches(texts, spec.examples, model)):
+        for number, batch in enumerate(self._batches(texts, most, model)):
             tokens += batch.mask.numel()
             if number and tokens > FITTED_TOKENS:
                 return

@@ -36,7 +36,7 @@ from tutelage.run.vocabulary import held_out
 from tutelage.run.workspace import Bench, Workspace
 from tutelage.students.final import final_config, final_network, notes
 from tutelage.students.load import config_of, load_model, network_of
-from tutelage.students.specs import Student, takes_from_teacher
+from tutelage.students.specs import takes_from_teacher
 from tutelage.tasks import kind_of
 from tutelage.tasks.kind import Kind
 from tutelage.tasks.load import ReadData, load_data
@@ -127,7 +127,10 @@ class TaskRun:
         every, names = gather_texts(config, split, source, self.warnings)
         device, labels = bench.accelerator.device, kind.label_settings(data)
         self.factory = StudentFactory(config, data, kind.head, labels, source, every, device)
-        student = self.factory.outline() if sketch else self.factory.make()
+        self.starts = trials.candidates(named, self.factory.spec, self.factory.source_shape)
+        """The candidates for the student, by name. The trials make it of one of them; until then a rough one stands for it."""
+        make = self.factory.outline if sketch else self.factory.rough if self.starts else self.factory.make
+        student = make()
         self.warnings += notes(student)
         self.objectives = StageObjectives(
             config, kind, self.factory, student, source, predicted=data.predicted is not None
@@ -144,8 +147,6 @@ class TaskRun:
             checks.check_storable(data)
         self.vocabulary = self._trimmed(reader, everything, student)
         self.tokenizer = fitted_tokenizer(reader.tokenizer, student, reader.limit)  # as it is saved
-        self.starts = trials.candidates(named, self.factory.spec, self.factory.source_shape)
-        """The candidates for the student, by name."""
         self.open_rates = {stage.name for stage in config.recipe.stages if stage.lr == "auto"}
         """The stages whose rate is chosen by trials."""
         hidden = anatomy.shape_of(final_config(student)).hidden
@@ -284,10 +285,11 @@ class TaskRun:
             if anatomy.shape_of(config) != anatomy.shape_of(self.student.config):
                 self.scene.student = network_of(config, self.texts.kind.head).to(self.bench.accelerator.device)
 
-    def begin_from(self, spec: Student) -> None:
+    def begin_from(self, factory: StudentFactory) -> None:
         """The trials have chosen a start: make the student of it, and pair its layers anew."""
-        self.factory.spec = self.scene.spec = spec
-        self.scene.student = self.factory.make().to(self.bench.accelerator.device)
+        spec = factory.spec
+        self.factory, self.scene.spec = factory, spec
+        self.scene.student = factory.make().to(self.bench.accelerator.device)
         self.objectives.take(spec, self.student)
         stages = zip(self.scene.stages, self.objectives.current, strict=True)
         self.scene.stages = [replace(scene, plan=plan) for scene, plan in stages]

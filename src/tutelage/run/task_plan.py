@@ -108,6 +108,8 @@ def _about_models(run: TaskRun) -> list[str]:
     lines += [f"         {line}" for line in vocabulary_lines(run.vocabulary)]
     if new := sorted({name.rpartition(".")[0] for name in run.factory.new}):
         lines.append(f"         its start lacks {listed(new)}, which {'is' if len(new) == 1 else 'are'} new and random")
+    if any(run.factory.refits(spec) for spec in (run.factory.spec, *run.starts.values())):
+        lines.append("         before training its layers are fitted to the teacher's by least squares")
     return lines + trials.plan_lines(run.starts)
 
 

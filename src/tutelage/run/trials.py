@@ -280,6 +280,8 @@ def choose(run: TaskRun, folder: Path) -> Tried:
     student, the better rate that of the open stages. Few texts are also tried beside half of them (:func:`of_half`)."""
     stage = _stage_of(run)
     if stage is None:
+        if run.starts:
+            run.begin_from(run.factory)
         return Tried()
     ground, started, rated, done = ground_of(run, stage), None, None, None
     if run.starts:
@@ -325,15 +327,18 @@ def choose_start(run: TaskRun, ground: Ground, stage: Stage, folder: Path) -> Tr
     makers = {name: run.factory.of(spec) for name, spec in run.starts.items()}
 
     def tried() -> Iterator[Trial]:
-        untrained = {name: ground.untrained(name, stage, maker.make()) for name, maker in makers.items()}
-        losses = {name: one.untrained_loss for name, one in untrained.items()}
-        order = sorted(losses, key=lambda name: losses[name])
+        untrained, order = dict[str, Trial](), list[str]()
+        for name, maker in makers.items():
+            untrained[name] = ground.untrained(name, stage, maker.make())
+            order = sorted(untrained, key=lambda tried: untrained[tried].untrained_loss)
+            for worse in order[TRAINED:]:
+                makers[worse].forget()
         best = Processes.of(ground.accelerator).of_first(order[:TRAINED])
         for name, one in untrained.items():
             yield ground.trial(name, stage, makers[name].make(), one) if name in best else one
 
     found = best_of(folder / START, ground, tried, stage.max_steps or 0)
-    run.begin_from(run.starts[found.chosen])
+    run.begin_from(makers[found.chosen])
     run.bench.display.say("\n".join(trial_lines("start", found)))
     return found
 

@@ -56,7 +56,7 @@ class Place:
         self.args = (self.peek(layer), *self.args[1:])
 
 
-class Seen:
+class Watched:
     """What goes into (``in``) and out of (``out``) parts of a layer in the next run."""
 
     def __init__(self, layer: nn.Module, what: Sequence[tuple[str, str]]) -> None:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.data.batches import Batch
 from tutelage.evaluation.speed import evaluating
-from tutelage.students.layerwise import Place, Seen
+from tutelage.students.layerwise import Place, Watched
 from tutelage.students.tuning import RIDGE, with_ones, with_ridge
 
 AT_ONCE = 64
@@ -41,7 +41,7 @@ def reconstruction(model: PreTrainedModel, batches: Iterable[Batch]) -> list[tup
         for layer in anatomy.layers_of(model):
             attention, down = (_Products(layer, path) for path in (family.attention_output, family.ffn_down))
             for place in places:
-                seen = Seen(layer, [(attention.path, "in"), (down.path, "in")])
+                seen = Watched(layer, [(attention.path, "in"), (down.path, "in")])
                 place.run(layer)
                 found = seen.close()
                 for one in (attention, down):

@@ -1,4 +1,5 @@
-"""Least-squares repair of a pruned student, layer by layer and without gradients (Kwon et al. 2022, arXiv 2204.09656).
+"""Least-squares repair of a student made of its teacher's parts, layer by layer and without gradients (Kwon et al. 2022, arXiv
+2204.09656, of heads and neurons; where whole layers are missing, it is the same fit).
 
 After cutting, each block (attention, then feed-forward) of each layer is fitted so that its output, with the residual that the
 student has by then, comes closest to the teacher's on some texts: ``min_m sum_tokens |y - sum_j m_j h_j w_j|^2``, where ``h_j w_j``
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.evaluation.speed import evaluating
-from tutelage.students.layerwise import Inputs, Place, Seen
+from tutelage.students.layerwise import Inputs, Place, Watched
 
 RIDGE = 1e-3
 """Ridge, relative to the mean of the diagonal of the normal equations."""
@@ -41,22 +42,35 @@ def tune(
     texts: Sequence[Inputs],
     how: Literal["matrices", "masks"] = "matrices",
     ridge: float = RIDGE,
+    *,
+    of: Sequence[int] | None = None,
+    same: int = 0,
 ) -> list[Fit]:
     """Fit the student's output matrices in place; returns the fit of each block, from the bottom.
 
     Args:
-        student: A pruned student, as :func:`tutelage.students.pruned.prune` makes it.
-        teacher: The model it was cut out of, on the same device.
+        student: A student made of the teacher's parts, as :func:`tutelage.students.pruned.prune` and
+            :func:`tutelage.students.copied.copy_layers` make it.
+        teacher: The model it was made of, on the same device.
         texts: Padded batches. Both models run them once, layer by layer, and hold their hidden states.
         how: ``matrices`` or ``masks``.
         ridge: Relative to the mean of the diagonal.
+        of: For each of the student's layers the layer of the teacher (from 1) whose outputs it comes closest to, ascending; by
+            default that of the same number.
+        same: So many first layers are the teacher's, and stay as they are.
     """
     with evaluating([student, teacher]):
-        return _tune(student, teacher, texts, how, ridge)
+        return _tune(student, teacher, texts, how, ridge, of, same)
 
 
 def _tune(
-    student: PreTrainedModel, teacher: PreTrainedModel, texts: Sequence[Inputs], how: str, ridge: float
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    texts: Sequence[Inputs],
+    how: str,
+    ridge: float,
+    of: Sequence[int] | None,
+    same: int,
 ) -> list[Fit]:
     family, heads = anatomy.family_of(student.config), anatomy.shape_of(student.config).heads
     blocks: tuple[tuple[str, str, int | None], ...] = (
@@ -64,11 +78,19 @@ def _tune(
         (family.ffn_down, family.ffn_norm, None),
     )
     ours, theirs = ([Place.at(model, one) for one in texts] for model in (student, teacher))
-    fits = []
-    for layer, original in zip(anatomy.layers_of(student), anatomy.layers_of(teacher), strict=False):
+    layers, originals = anatomy.layers_of(student), anatomy.layers_of(teacher)
+    fits, below = [], 0
+    for index, (layer, number) in enumerate(zip(layers, of or range(1, len(layers) + 1), strict=True)):
+        for original in originals[below : number - 1]:
+            _advance(theirs, original)
+        original, below = originals[number - 1], number
+        if index < same:
+            _advance(ours, layer)
+            _advance(theirs, original)
+            continue
         sums: dict[str, list[Tensor]] = {norm: [] for _, norm, _ in blocks}
         for place in theirs:
-            seen = Seen(original, [(norm, "in") for norm in sums])
+            seen = Watched(original, [(norm, "in") for norm in sums])
             place.run(original)
             for (norm, _), total in seen.close().items():
                 sums[norm].append(total)
@@ -77,15 +99,19 @@ def _tune(
             assert isinstance(matrix, nn.Linear)
             equations = _Equations.of(matrix)
             for place, wanted in zip(ours, sums[norm], strict=True):
-                seen = Seen(layer, [(output, "in"), (output, "out"), (norm, "in")])
+                seen = Watched(layer, [(output, "in"), (output, "out"), (norm, "in")])
                 place.peek(layer)
                 found = seen.close()
                 residual = found[norm, "in"] - found[output, "out"]
                 equations.add(found[output, "in"][place.real], (wanted - residual)[place.real])
             fits.append(equations.solve_masks(units, ridge) if how == "masks" else equations.solve_matrix(ridge))
-        for place in ours:
-            place.run(layer)
+        _advance(ours, layer)
     return fits
+
+
+def _advance(places: Sequence[Place], layer: nn.Module) -> None:
+    for place in places:
+        place.run(layer)
 
 
 @dataclass

@@ -176,7 +176,9 @@ def names(layers: int, kept: dict[str, Any]) -> list[str]:
 def student_of(name: str, kept: dict[str, Any]) -> Student:
     """The student of a name."""
     size, value = _size_of(name)
-    return Pruned(target_flops=float(value), **kept) if size == "flops" else Copied(layers=int(value), **kept)
+    if size == "flops":
+        return Pruned(target_flops=float(value), **kept)
+    return Copied(layers=int(value), tune="matrices", **kept)
 
 
 def _size_of(name: str) -> tuple[str, str]:
