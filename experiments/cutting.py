@@ -45,9 +45,9 @@ from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.teacher import predict
 
-SHARES = {"1/2": (6, 768), "1/3": (4, 512), "1/4": (3, 384)}
+SHARES = {"1/2": (6, 768), "1/3": (4, 512)}
 """Heads and neurons of MiniLM's 12 and 1,536."""
-IMPORTANCES = ("reconstruction", "fisher", "taylor", "random")
+IMPORTANCES = ("fisher", "taylor", "random")
 REPAIRS = ("none", "masks", "matrices")
 SHAPES = {
     "1/2": [(6, 6, 768), (6, 12, 384), (5, 12, 616), (4, 12, 960), (3, 12, 1536)],
@@ -62,7 +62,7 @@ SCRIPT = common.options(__file__, __doc__, "cutting", tasks="stsb", seeds=1, pre
 SCRIPT.add_argument("--teacher-epochs", type=int, default=2)
 SCRIPT.add_argument("--examples", type=int, default=512, help="training examples that rank heads and neurons")
 SCRIPT.add_argument("--texts", type=int, default=256, help="training examples of the repair")
-SCRIPT.add_argument("--dev", type=int, default=600, help="most examples of dev that are scored")
+SCRIPT.add_argument("--dev", type=int, default=300, help="most examples of dev that are scored")
 
 
 class Scene:
@@ -154,7 +154,7 @@ def cells(scene: Scene, task: str) -> Iterator[tuple[Results, Callable[[], list[
     for share, shapes in SHAPES.items():
         for shape in shapes:
             about = {"table": "shapes", "task": task, "share": share, "shape": list(shape)}
-            yield about, partial(scene.cut, Sizes(*shape), "reconstruction", "matrices")
+            yield about, partial(scene.cut, Sizes(*shape), "fisher", "matrices")
     for selection in SELECTIONS:
         yield {"table": "masks", "task": task, "selection": selection}, partial(scene.masked, selection)
 
@@ -205,7 +205,7 @@ def page(results: Results) -> Results:
                 costs = [f"{run['parameters'] / 1e6:.1f} M", f"{run['flops'] / 1e9:.2f} G"]
                 shapes.append(([share, *map(str, shape), *costs], [run]))
         heads = ["kept", "layers", "heads", "neurons", "parameters", "operations", "score"]
-        lines += section("Which shape (chosen by `reconstruction`, repaired by `matrices`)", heads, shapes)
+        lines += section("Which shape (chosen by `fisher`, repaired by `matrices`)", heads, shapes)
         lines += section(
             "Which coordinates weight inheritance masks first",
             ["selection", *(f"{count} masked" for count in MASKED), "others masked"],

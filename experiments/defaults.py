@@ -21,6 +21,7 @@ from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.relations import Relations
 from tutelage.objectives.terms import AnyTerm
+from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.students.specs import Copied, Pruned, Student
 from tutelage.studies.pages import shown, table
@@ -146,9 +147,14 @@ def measure(arguments: Arguments) -> Iterator[Results]:
             results["teachers"][task] = {"metric": report["metric"], **common.measured(report)}
             results["runs"] += common.carry_out(
                 arguments, place / group, GROUPS[group], files, range(arguments.seeds), about={"task": task, "group": group},
-                teacher=str(place / "teacher"), teacher_store="auto",
+                teacher=str(place / "teacher"), teacher_store="auto", more=untrained,
             )  # fmt: skip
             yield results
+
+
+def untrained(config: RunConfig, report: Results) -> Results:
+    """The student's score on the validation split before training, where it was measured."""
+    return {"untrained": dict(report["stages"][0]["scores"]).get(0)}
 
 
 def page(results: Results) -> Results:
@@ -158,12 +164,19 @@ def page(results: Results) -> Results:
         if not runs:
             continue
         tasks = list(dict.fromkeys(run["task"] for run in runs))
+        before = any(run.get("untrained") is not None for run in runs)
         cells = []
         for name in dict.fromkeys(run["arm"] for run in runs):
             found = [list(common.scores(runs, "accuracy", task=task, arm=name).values()) for task in tasks]
             mean = sum(sum(values) / len(values) for values in found if values) / max(len(tasks), 1)
-            cells.append([name, *(shown(values, digits=4) if values else "-" for values in found), f"{mean:.4f}"])
-        lines += [f"## {group}", "", *table(["arm", *tasks, "mean"], cells)]
+            starts = [
+                [run["untrained"] or 0.0 for run in common.of(runs, task=task, arm=name)] for task in tasks if before
+            ]
+            cells.append(
+                [name, *(shown(values, digits=4) if values else "-" for values in (*starts, *found)), f"{mean:.4f}"]
+            )
+        heads = [f"{task}, untrained" for task in tasks if before]
+        lines += [f"## {group}", "", *table(["arm", *heads, *tasks, "mean"], cells)]
     teachers = {task: common.flat(one["scores"])["accuracy"] for task, one in results["teachers"].items()}
     return {"teachers": common.named(teachers), "groups": lines}
 

@@ -49,15 +49,16 @@ SCRIPT.add_argument("--again", action="store_true", help="export, score and time
 
 
 def student_of(point: str, teacher: str, models: Path) -> Student | None:
-    """The student of a point; None where a teacher has no such one."""
+    """The student of a point; None where a teacher has no such one. Starts are those of the results: heads and neurons chosen by
+    squared gradients, layers copied and not fitted."""
     sizes, _, _ = point.partition(" trimmed")
     vocabulary = {} if point == sizes else {"vocabulary": "trimmed"}
     pretrained = str(models / MODELS["minilm"])
     if sizes.startswith("cut "):
         over, _, under = sizes.removeprefix("cut ").partition("/")
-        return Pruned(target_flops=int(over) / int(under), **vocabulary)
+        return Pruned(target_flops=int(over) / int(under), importance="fisher", **vocabulary)
     known: dict[str, Student | None] = {
-        "3 x 384": Copied(layers=3, tune="matrices", source=None if teacher == "minilm" else pretrained, **vocabulary),
+        "3 x 384": Copied(layers=3, source=None if teacher == "minilm" else pretrained, **vocabulary),
         "6 x 384": None if teacher == "minilm" else Checkpoint(name=pretrained),
         "4 x 312": Fresh(family="bert", layers=4, hidden=312, intermediate=1200, heads=12, **vocabulary),
         "2 x 128": Fresh(family="bert", layers=2, hidden=128, intermediate=512, heads=2, **vocabulary),
