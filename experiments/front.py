@@ -49,8 +49,8 @@ SCRIPT.add_argument("--again", action="store_true", help="export, score and time
 
 
 def student_of(point: str, teacher: str, models: Path) -> Student | None:
-    """The student of a point; None where a teacher has no such one. Starts are those of the results: heads and neurons chosen by
-    squared gradients, layers copied and not fitted."""
+    """The student of a point; None where a teacher has no such one. Heads and neurons are chosen as in the results, by squared
+    gradients."""
     sizes, _, _ = point.partition(" trimmed")
     vocabulary = {} if point == sizes else {"vocabulary": "trimmed"}
     pretrained = str(models / MODELS["minilm"])

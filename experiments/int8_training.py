@@ -40,7 +40,7 @@ FOUR = {f"stages.distill.quantization.{name}": bits for name, bits in FORMS["4 b
 METHODS = ["compact", "compact_int8", {"method": "compact_int8", "name": "compact_int8, 4 bits", "settings": FOUR}]
 ARMS = {"compact_int8": "int8", "compact_int8, 4 bits": "4 bits"}
 """Arms that are trained for a form."""
-STUDENT = "init=copied,layers=3,choose=uniform,tune=none"
+STUDENT = "init=copied,layers=3,choose=uniform"
 PLACES = f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models"
 SCRIPT = common.options(__file__, __doc__, "int8_training", tasks="clinc,sst2", precision="bf16", places=PLACES)
 SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")

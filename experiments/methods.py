@@ -30,7 +30,7 @@ from tutelage.studies.pages import listed, table
 from tutelage.studies.script import Arguments, Results, before, settings
 
 COMPARED = "finetune,kd,compact,similarity,pkd,alp_kd,ckd,bert_emd,distilbert,tinybert,minilmv2,minimum_knowledge"
-STUDENT = "init=copied,layers=3,choose=uniform,tune=none"
+STUDENT = "init=copied,layers=3,choose=uniform"
 PLACES = f"{common.GLUE} --clinc path/to/data_full.json --conll path/to/conll2003 --models path/to/models"
 SCRIPT = common.options(__file__, __doc__, "methods", tasks="stsb,clinc,sst2,conll", precision="bf16", places=PLACES)
 SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")

@@ -19,7 +19,7 @@ from tutelage.methods.compact import compact
 from tutelage.methods.finetune import finetune
 from tutelage.recipes.config import RunConfig
 from tutelage.run.run import run
-from tutelage.students.specs import Checkpoint
+from tutelage.students.specs import Checkpoint, Copied
 from tutelage.studies.pages import listed, table
 from tutelage.studies.script import Arguments, Results, before, settings
 
@@ -47,8 +47,7 @@ def measure(arguments: Arguments) -> Iterator[Results]:
         start = Checkpoint(name=str(arguments.models / "all-MiniLM-L6-v2"))
         run(RunConfig(recipe=finetune(start), out=str(place / "teacher"), **how), resume=True)
         for seed in range(arguments.seeds):
-            recipe = compact()
-            recipe = recipe.model_copy(update={"student": recipe.student.model_copy(update={"layers": 3})})
+            recipe = compact().model_copy(update={"student": Copied(layers=3)})
             out, teacher = str(place / f"student-{seed}"), str(place / "teacher")
             report = run(RunConfig(recipe=recipe, out=out, teacher=teacher, seed=seed, **how), resume=True)
             known = {"task": task, "seed": seed}

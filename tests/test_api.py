@@ -682,7 +682,7 @@ def test_a_plug_ins_student(teacher_folder: Path, tmp_path: Path) -> None:
         path,
     ]
     common += ["--dev", teacher_folder / "dev.csv", "--set", "stages.*.max_steps=3", "--no-baseline", "--json"]
-    for name, student in (("own", "init=bottom,depth=2"), ("copied", "layers=2,choose=first,tune=none")):
+    for name, student in (("own", "init=bottom,depth=2"), ("copied", "layers=2,choose=first")):
         code, _, error = invoke(*common, "--student", student, "--out", tmp_path / name)
         assert code == 0, error
     assert from_yaml(tmp_path / "own" / "config.yaml").recipe.student.model_dump() == {

@@ -139,7 +139,7 @@ def test_shapes_are_cut_in_width_or_in_depth() -> None:
     assert [name for name in names(1, {}) if name.startswith("layers")] == []
     kept = {"vocabulary": "trimmed"}
     assert "layers=3,vocabulary=trimmed" in names(6, kept)
-    assert student_of("layers=3,vocabulary=trimmed", kept) == Copied(layers=3, tune="matrices", vocabulary="trimmed")
+    assert student_of("layers=3,vocabulary=trimmed", kept) == Copied(layers=3, vocabulary="trimmed")
     assert student_of("flops=0.35", {}) == Pruned(target_flops=0.35)
 
 

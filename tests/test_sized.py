@@ -30,8 +30,8 @@ def test_the_share_is_cut_through_all_layers_where_that_is_possible(tokenizer: A
     made = with_size(recipe, saved(tmp_path / "bert", tokenizer, layers=4)).student
     assert made == Pruned(target_flops=0.25, vocabulary="trimmed")
     other = with_size(recipe, saved(tmp_path / "albert", tokenizer, family="albert", layers=4)).student
-    assert other == Copied(layers=1, tune="matrices", vocabulary="trimmed")
-    assert Sized(flops=0.01).of(6, cut=False) == Copied(layers=1, tune="matrices")
+    assert other == Copied(layers=1, vocabulary="trimmed")
+    assert Sized(flops=0.01).of(6, cut=False) == Copied(layers=1)
 
 
 def test_other_students_stay_and_none_can_be_made_of_nothing(tokenizer: Any, tmp_path: Path) -> None:
@@ -75,9 +75,7 @@ def test_layers_copied_whole_are_tried_beside_a_cut_through_all() -> None:
     assert trials.candidates(named, cut, shape) == {
         "heads and neurons cut": cut,
         **{
-            name: Copied(
-                layers=[int(layer) for layer in name.partition(": ")[2].split()], tune="matrices", vocabulary="trimmed"
-            )
+            name: Copied(layers=[int(layer) for layer in name.partition(": ")[2].split()], vocabulary="trimmed")
             for name in ("first: 1 2 3", "spread: 1 4 6", "uniform: 2 4 6", "last: 4 5 6", "first and last: 1 2 6")
         },
     }

@@ -1,6 +1,6 @@
 """The default method: predictions, labels and last hidden states, from the best of several starts.
 
-Start, fit and rate rest on measurements (docs/results/defaults.md), the term on hidden states on those of another method on
+The start and the rate rest on measurements (docs/results/defaults.md), the term on hidden states on those of another method on
 STS-B (docs/results/minimum_knowledge.md): it is not shown to beat knowledge distillation (docs/results/methods.md).
 """
 
@@ -18,8 +18,7 @@ def compact(
 ) -> Recipe:
     """``alpha T^2 KL(p_t || p_s) + (1 - alpha) CE(z_s, y) + hidden ||h_s - h_t||^2 / ||h_t||^2`` of the last layers' tokens.
 
-    The start is the best of several (:mod:`tutelage.run.trials`), for it decides more than any loss; layers are fitted to those of
-    the teacher that they stand for (:mod:`tutelage.students.tuning`). Where the models or the kind
+    The start is the best of several (:mod:`tutelage.run.trials`), for it decides more than any loss. Where the models or the kind
     of task allow no comparison token by token, the term on hidden states is left out. Epochs and rate follow from the data and
     the student's width (:mod:`tutelage.run.budget`).
     """
@@ -27,7 +26,7 @@ def compact(
         method="compact",
         title="Compact distillation",
         paper="this package",
-        student=Copied(tune="matrices"),
+        student=Copied(),
         stages=[
             Stage(
                 name="distill",

@@ -327,6 +327,7 @@ def choose_start(run: TaskRun, ground: Ground, stage: Stage, folder: Path) -> Tr
     makers = {name: run.factory.of(spec) for name, spec in run.starts.items()}
 
     def tried() -> Iterator[Trial]:
+        run.bench.display.say(f"measuring {len(makers)} starts ...")
         untrained, order = dict[str, Trial](), list[str]()
         for name, maker in makers.items():
             untrained[name] = ground.untrained(name, stage, maker.make())

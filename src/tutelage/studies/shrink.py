@@ -176,9 +176,7 @@ def names(layers: int, kept: dict[str, Any]) -> list[str]:
 def student_of(name: str, kept: dict[str, Any]) -> Student:
     """The student of a name."""
     size, value = _size_of(name)
-    if size == "flops":
-        return Pruned(target_flops=float(value), **kept)
-    return Copied(layers=int(value), tune="matrices", **kept)
+    return Pruned(target_flops=float(value), **kept) if size == "flops" else Copied(layers=int(value), **kept)
 
 
 def _size_of(name: str) -> tuple[str, str]:
