@@ -85,8 +85,8 @@ class Copied(StudentSpec):
     tune: Literal["matrices"] | None = None
     """Least-squares fit of the output matrices before training, from the bottom up: each layer's outputs come closest to those of
     the teacher's layer that it is a copy of, the last one's to those of the teacher's last. On a task, where layers of the teacher
-    are copied and its family allows it (those that can be cut: docs/guides/families.md). It helps
-    short trainings (docs/results/defaults.md). None only copies."""
+    are copied and its family allows it (those that can be cut: docs/guides/families.md). It helps short trainings
+    (docs/results/defaults.md). None only copies."""
 
 
 class Between(StudentSpec):
