@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.data.batches import Batch
 from tutelage.evaluation.speed import evaluating
 from tutelage.students.layerwise import Place, Watched
-from tutelage.students.tuning import RIDGE, with_ones, with_ridge
+from tutelage.students.tuning import RIDGE, products_of, weights_of, with_ones, with_ridge
 
 AT_ONCE = 64
 """One of so many units that are left is removed before costs are computed again."""
@@ -39,35 +39,18 @@ def reconstruction(model: PreTrainedModel, batches: Iterable[Batch]) -> list[tup
         places = [Place.at(model, batch.inputs) for batch in batches]
         scores = []
         for layer in anatomy.layers_of(model):
-            attention, down = (_Products(layer, path) for path in (family.attention_output, family.ffn_down))
+            matrices = {path: layer.get_submodule(path) for path in (family.attention_output, family.ffn_down)}
+            weights = {path: weights_of(matrix) for path, matrix in matrices.items()}
+            products = {path: torch.zeros(len(w), len(w), dtype=w.dtype) for path, w in weights.items()}
             for place in places:
-                seen = Watched(layer, [(attention.path, "in"), (down.path, "in")])
+                seen = Watched(layer, [(path, "in") for path in matrices])
                 place.run(layer)
-                found = seen.close()
-                for one in (attention, down):
-                    one.add(found[one.path, "in"][place.real])
-            scores.append((attention.order(heads), down.order(None)))
+                for (path, _), h in seen.close().items():
+                    products[path] += products_of(with_ones(h[place.real]))
+            units = {family.attention_output: heads, family.ffn_down: len(weights[family.ffn_down]) - 1}
+            attention, down = (removal_order(products[path], weights[path], count) for path, count in units.items())
+            scores.append((attention, down))
         return scores
-
-
-class _Products:
-    """``G`` of one output matrix, in float64 on the CPU."""
-
-    def __init__(self, layer: nn.Module, path: str) -> None:
-        self.path, matrix = path, layer.get_submodule(path)
-        assert isinstance(matrix, nn.Linear)
-        self._weights = torch.cat([matrix.weight.T, matrix.bias[None]]).double().cpu()
-        self._sum = torch.zeros(len(self._weights), len(self._weights), dtype=torch.float64)
-
-    def add(self, h: Tensor) -> None:
-        """Add tokens ``(tokens, in)``."""
-        h = with_ones(h)
-        self._sum += (h.T @ h).double().cpu()
-
-    def order(self, units: int | None) -> Tensor:
-        """When each of ``units`` heads, or each column, is removed."""
-        count = units or len(self._weights) - 1
-        return removal_order(self._sum, self._weights, count)
 
 
 def removal_order(products: Tensor, weights: Tensor, units: int) -> Tensor:
@@ -79,9 +62,8 @@ def removal_order(products: Tensor, weights: Tensor, units: int) -> Tensor:
         units: Parts of equal size that the first ``in`` rows of W consist of. The last row, the bias, always stays.
     """
     size, outputs = (len(weights) - 1) // units, weights.shape[1]
-    turned = torch.arange(len(weights)).roll(
-        1
-    )  # the bias first: what is left then lies at the front, and is not copied
+    # The bias first: what is left then lies at the front, and is not copied.
+    turned = torch.arange(len(weights)).roll(1)
     inverse = torch.linalg.inv(with_ridge(products, RIDGE))[turned][:, turned]
     weights = weights[turned]
     order, left = torch.zeros(units), torch.arange(units)

@@ -95,9 +95,7 @@ def _tune(
             for (norm, _), total in seen.close().items():
                 sums[norm].append(total)
         for output, norm, units in blocks:
-            matrix = layer.get_submodule(output)
-            assert isinstance(matrix, nn.Linear)
-            equations = _Equations.of(matrix)
+            equations = _Equations.of(layer.get_submodule(output))
             for place, wanted in zip(ours, sums[norm], strict=True):
                 seen = Watched(layer, [(output, "in"), (output, "out"), (norm, "in")])
                 place.peek(layer)
@@ -127,7 +125,8 @@ class _Equations:
     """``|Y|^2``."""
 
     @classmethod
-    def of(cls, matrix: nn.Linear) -> _Equations:
+    def of(cls, matrix: nn.Module) -> _Equations:
+        assert isinstance(matrix, nn.Linear)
         width = matrix.in_features + 1
         return cls(
             matrix,
@@ -138,14 +137,14 @@ class _Equations:
     def add(self, h: Tensor, y: Tensor) -> None:
         """Add tokens: inputs ``(tokens, in)`` and wanted outputs ``(tokens, out)``."""
         h = with_ones(h)
-        self.inner += (h.T @ h).double().cpu()
+        self.inner += products_of(h)
         self.outer += (h.T @ y).double().cpu()
         self.squares += float(y.double().square().sum())
 
     @property
     def _weights(self) -> Tensor:
         """``(in + 1, out)``: the matrix, transposed, and its bias."""
-        return torch.cat([self.matrix.weight.T, self.matrix.bias[None]]).double().cpu()
+        return weights_of(self.matrix)
 
     def error(self, weights: Tensor) -> float:
         """``|Y - H weights|^2``."""
@@ -193,3 +192,14 @@ def with_ridge(products: Tensor, ridge: float) -> Tensor:
 def with_ones(h: Tensor) -> Tensor:
     """Inputs ``(tokens, in)`` of a matrix with a column of ones, for its bias."""
     return torch.cat([h, h.new_ones(len(h), 1)], dim=1)
+
+
+def products_of(h: Tensor) -> Tensor:
+    """``H^T H`` of tokens ``(tokens, width)``, in float64 on the CPU."""
+    return (h.T @ h).double().cpu()
+
+
+def weights_of(matrix: nn.Module) -> Tensor:
+    """A matrix, transposed, and its bias: ``(in + 1, out)``, in float64 on the CPU."""
+    assert isinstance(matrix, nn.Linear)
+    return torch.cat([matrix.weight.T, matrix.bias[None]]).double().cpu()
