@@ -172,8 +172,8 @@ def _ranked(
         )
     if teacher is None or scores is None:
         raise TutelageError(
-            f"a student with init={student.init} needs a teacher and training texts to rank its heads and neurons; "
-            f"give {option('teacher')}, and training texts"
+            f"a student with init={student.init} needs a teacher and labelled examples to rank its heads and neurons; "
+            f"give {option('teacher')}, and data with labels"
         )
     if isinstance(student, Ordered):
         pruned.check_family(teacher.config)
